@@ -143,6 +143,10 @@ bench-codecs: install
 bench-order: install
 	$(BIN)/python -m tests.benchmarks.order build/bench-order.json
 
+.PHONY: bench-sequences
+bench-sequences: install
+	$(BIN)/python -m tests.benchmarks.sequences
+
 .PHONY: bench-metrics
 bench-metrics: install
 	$(BIN)/python -m tests.benchmarks.metrics build/bench-metrics.json

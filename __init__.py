@@ -26,12 +26,13 @@ if sys.platform not in ("linux", "darwin"):
 if TYPE_CHECKING:
     from .cluster.api.browse import BrowsableDataset as Dataset
     from .cluster.api.browse import open_to_browse as open
-    from .cluster.api.conversion import adopt, convert_csv, convert_images, verify
+    from .cluster.api.conversion import adopt, convert_csv, convert_images, prune, verify
     from .cluster.api.job import run_job
     from .cluster.api.predict import predict
     from .cluster.api.split import split_rows
     from .cluster.callbacks.callback import Callback
     from .cluster.listener import Listener
+    from .cluster.python.append import append
     from .cluster.python.conversion import convert
     from .cluster.python.run import Run
     from .cluster.python.train import train
@@ -46,6 +47,7 @@ __all__ = [
     "Listener",
     "Run",
     "adopt",
+    "append",
     "convert",
     "convert_csv",
     "convert_images",
@@ -54,6 +56,7 @@ __all__ = [
     "normalizer",
     "open",
     "predict",
+    "prune",
     "run_job",
     "split_rows",
     "stream",
@@ -68,6 +71,7 @@ _HOMES = {
     "Listener": ("cluster.listener", "Listener"),
     "Run": ("cluster.python.run", "Run"),
     "adopt": ("cluster.api.conversion", "adopt"),
+    "append": ("cluster.python.append", "append"),
     "convert": ("cluster.python.conversion", "convert"),
     "convert_csv": ("cluster.api.conversion", "convert_csv"),
     "convert_images": ("cluster.api.conversion", "convert_images"),
@@ -76,6 +80,7 @@ _HOMES = {
     "normalizer": ("training.open_stream", "normalizer"),
     "open": ("cluster.api.browse", "open_to_browse"),
     "predict": ("cluster.api.predict", "predict"),
+    "prune": ("cluster.api.conversion", "prune"),
     "run_job": ("cluster.api.job", "run_job"),
     "split_rows": ("cluster.api.split", "split_rows"),
     "stream": ("training.open_stream", "stream"),

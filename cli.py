@@ -21,9 +21,11 @@ import typer
 from .cluster.ray.auth import use_token
 from .cluster.requests import (
     AdoptRequest,
+    AppendRequest,
     ConvertImagesRequest,
     ConvertTablesRequest,
     PredictRequest,
+    PruneRequest,
     Session,
     SplitRequest,
     TrainRequest,
@@ -135,6 +137,39 @@ def adopt(request: AdoptRequest) -> None:
 
         dataset = adopt_arrays(request, Session(listener=listener))
     print_dataset(dataset)
+
+
+@request_command(app, AppendRequest, "append")
+def append(request: AppendRequest) -> None:
+    """Append the rows of new sources to a dataset, as its next version. Earlier versions stay as they are. Run the same
+    command to resume.
+
+    Examples:
+        foldstream append titanic.zarr more.csv
+        foldstream append photos.zarr new_photos/ --on-error skip
+    """
+    with listening() as listener:
+        listener.announce("appending", f"{shorten(request.places)} to {request.dataset}")
+        from .cluster.api.conversion import append_sources
+
+        dataset = append_sources(request, Session(listener=listener))
+    print_dataset(dataset)
+
+
+@request_command(app, PruneRequest, "prune")
+def prune(request: PruneRequest) -> None:
+    """Take back appends: remove the newest versions of a dataset, or only what an interrupted append has left.
+
+    Examples:
+        foldstream prune titanic.zarr
+        foldstream prune titanic.zarr --keep 1
+    """
+    from .cluster.api import conversion
+
+    with listening() as listener:
+        removed = conversion.prune(request.dataset, keep=request.keep, listener=listener)
+    versions = f"removed: version {', '.join(map(str, removed))}" if removed else "no version was removed"
+    print_result({"removed": removed}, lambda: console.print(versions, highlight=False))
 
 
 @request_command(app, SplitRequest, "split")

@@ -16,9 +16,9 @@ from ..pipeline.tables.options import TableOptions
 from ..pipeline.target.options import OnError
 from ..storage.errors import UsageError
 from ..storage.options import Cli, Location, Options, as_text, flag_of, spelling
+from ..storage.programs.callables import name_callable, name_functions
 from ..training.config import SEVERAL_FUNCTIONS, Ensemble, Execution, Recipe, TrainingOptions
 from ..training.splits.split import SplitOptions
-from ..training.zoo.callables import name_callable, name_functions
 from .listener import SILENT, Listener
 
 TableFormat = Literal["csv", "parquet"]
@@ -96,6 +96,13 @@ class ConversionRequest(Options):
 class ConvertTablesRequest(ConversionRequest, TableOptions):
     """Convert CSV, Parquet, Arrow and JSON lines files into a dataset."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def name_tokenizer(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A function from Python becomes what the command line would write."""
+        given = values.get("tokenizer")
+        return {**values, "tokenizer": name_functions("tokenizer", given)} if callable(given) else values
+
 
 class ConvertImagesRequest(ConversionRequest, ImageOptions):
     """Convert images into a dataset of samples of one size."""
@@ -112,6 +119,52 @@ class AdoptRequest(AdoptOptions):
     dask: Annotated[str | None, Cli(metavar="ADDRESS")] = Field(
         default=None,
         description="Address of a Dask scheduler, e.g. tcp://host:8786; by default this process does the work.",
+    )
+
+
+class AppendRequest(Options):
+    """Append the rows of new sources to a dataset, as its next version."""
+
+    dataset: Location = Field(kw_only=False, description="Dataset to append to, made by 'foldstream convert'.")
+    sources: Annotated[
+        str | PathLike[str] | Sequence[str | PathLike[str]],
+        BeforeValidator(as_paths),
+        Cli(metavar="SOURCE…", repeatable=True),
+    ] = Field(
+        kw_only=False,
+        description="New sources of the same kind, which are converted with the options of the dataset's conversion.",
+    )
+    labels: Annotated[Location | None, Cli(metavar="TABLE")] = Field(
+        default=None, description="Table of the new images' labels; by default that of the dataset's conversion."
+    )
+    on_error: OnError | None = Field(
+        default=None,
+        description="stop: stop at the first invalid row or image; skip: skip and list invalid ones; by default as in "
+        "the dataset's conversion.",
+    )
+    dask: Annotated[str | None, Cli(metavar="ADDRESS")] = Field(
+        default=None,
+        description="Address of a Dask scheduler, e.g. tcp://host:8786; by default this process converts.",
+    )
+    report: Annotated[Location | None, Cli(metavar="FILE.html")] = Field(
+        default=None, description="HTML file for Dask's performance report."
+    )
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The sources as text."""
+        return cast(tuple[str, ...], self.sources)
+
+
+class PruneRequest(Options):
+    """Remove the newest versions of a dataset, or what an interrupted append has left."""
+
+    dataset: Location = Field(kw_only=False, description="Dataset to prune.")
+    keep: Annotated[int | None, Cli(metavar="VERSION")] = Field(
+        default=None,
+        ge=1,
+        description="Last version to keep: the rows that later ones have added are removed. By default only what an "
+        "interrupted append has left is removed.",
     )
 
 

@@ -12,9 +12,11 @@ from ..storage.errors import FoldstreamError
 from ..storage.options import Options, choices_of, flag_of, options_in
 from .requests import (
     AdoptRequest,
+    AppendRequest,
     ConvertImagesRequest,
     ConvertTablesRequest,
     PredictRequest,
+    PruneRequest,
     SplitRequest,
     TrainRequest,
 )
@@ -26,6 +28,8 @@ FUNCTIONS = {
     "convert csv": "fs.convert_csv",
     "convert images": "fs.convert_images",
     "convert": "fs.convert",
+    "append": "fs.append",
+    "prune": "fs.prune",
     "split": "fs.split_rows",
     "train": "fs.train",
     "predict": "fs.predict",
@@ -164,7 +168,16 @@ def keyword_of(flag: str) -> Keyword:
 def _keywords() -> dict[str, Keyword]:
     """The keywords of all functions by their flags."""
     found = {"repair": Keyword("repair", is_bool=True)}
-    for kind in (AdoptRequest, SplitRequest, PredictRequest, ConvertImagesRequest, ConvertTablesRequest, TrainRequest):
+    for kind in (
+        AdoptRequest,
+        AppendRequest,
+        PruneRequest,
+        SplitRequest,
+        PredictRequest,
+        ConvertImagesRequest,
+        ConvertTablesRequest,
+        TrainRequest,
+    ):
         found |= dict(_keywords_in(kind))
     return found
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 
 from ..storage.format import ImageForm, Layout, Schema
 from .csv.cut import CsvTable
@@ -23,6 +24,7 @@ from .csv.rows import RowReader
 from .images.files import ImageFile
 from .images.watchdog import decode_images
 from .predictions.unknown import unknown_in
+from .sequences.tokenizer import TokenReading
 from .tables.fill import MisfitError, ShardFiller, ShardPlan
 
 NUMBERS = Numbers("float64", "all")
@@ -105,6 +107,24 @@ class RowEncoder:
         with np.errstate(invalid="ignore", over="ignore"):
             stored = x.astype(self.schema.x_dtype)
         return stored if stored.dtype.kind == "f" or np.array_equal(stored, x) else x
+
+
+class TokenEncoder:
+    """Encodes rows as the sequences of a dataset with this schema: texts that the tokenizer reads, or lists of ids."""
+
+    def __init__(self, schema: Schema, tokens: TokenReading) -> None:
+        self.schema, self.tokens = schema, tokens
+
+    def encode(self, rows: Sequence[Mapping[str, str]]) -> EncodedRows:
+        """Encode rows that have the column of the texts."""
+        lists = self.tokens.read(pa.array([row[self.tokens.column] for row in rows], pa.string()))
+        errors: dict[int, tuple[str | None, str]] = {
+            row: (self.tokens.column, reason) for row, reason in lists.wrong.items()
+        }
+        kept = lists.without([*errors])
+        x = np.empty((len(kept.lengths), *self.schema.sample_shape), self.schema.x_dtype)
+        kept.fill(x)
+        return EncodedRows(x, errors)
 
 
 def _csv_line(values: Sequence[str]) -> bytes:

@@ -13,9 +13,12 @@ from ..storage.blocks.shards import shard_key
 from ..storage.dataset import Dataset, open_dataset, open_rows
 from ..storage.errors import ConflictError, DamagedError, SourceError
 from ..storage.foreign.format import rows_in
+from ..storage.format import MANIFEST, WORK
 from ..storage.places.json_files import content_hash
 from ..storage.places.locate import locate
 from ..storage.places.place import Place
+from ..storage.programs.own_code import copy_code
+from ..storage.sequences import TOKENIZER
 from ..storage.tasks import Executor, Progress, silent
 from ..storage.windows import WINDOWED
 from .adopt.files import changed_files
@@ -26,6 +29,7 @@ from .tables.convert import cut_sources, specify_by_scan, write_shards
 from .tables.sources import describe_source
 from .tables.spec import ConvertRequest
 from .target.claim import DatasetSpec, lock_target
+from .target.versions import version_shards
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,9 @@ class CheckTask:
 
 def find_damage(dataset: Dataset, executor: Executor, progress: Progress = silent) -> list[Damage]:
     """Read every shard and compare it with the manifest. Returns damaged and missing files in the dataset's order."""
-    tasks = [CheckTask(str(dataset.place), shard) for shard in range(dataset.layout.shards)]
     if changed := _changed_features(dataset, executor, progress):
         return changed  # rather than an error for each of their blocks
+    tasks = [CheckTask(dataset.reference, shard) for shard in range(dataset.layout.shards)]
     found: dict[int, list[Damage]] = {}
     progress("verify", 0, len(tasks), "shards")
     for position, damages in executor.map(check_shard, tasks):
@@ -78,7 +82,7 @@ def check_shard(task: CheckTask) -> list[Damage]:
     """Find the damaged and missing files of one shard."""
     dataset = open_dataset(task.root)
     start, stop = dataset.layout.shard_range(task.shard)
-    damages: list[Damage] = []
+    damages = list[Damage]()
     for spec in dataset.manifest.arrays:
         if dataset.windows and spec.name in WINDOWED:
             continue
@@ -123,7 +127,8 @@ def _damage_of(dataset: Dataset, array: str, path: Place, shard: int) -> str:
 
 
 def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executor, progress: Progress = silent) -> None:
-    """Convert the damaged shards again from the source, and replace them if the result matches the manifest.
+    """Convert the damaged shards again from the source, and replace them if the result matches the manifest. The shards
+    that each version has added are those of its own sources.
 
     Raises SourceError if a source is missing or has changed, or the dataset has an earlier format; it is then left
     unchanged. Raises ConflictError if another process converts to it or repairs it.
@@ -138,6 +143,14 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
             f"{dataset.root} has windows over time series, whose files are not repaired one by one; restore the "
             "damaged files from a copy, or convert the sources again with --overwrite"
         )
+    for version, shards in version_shards(dataset):
+        own = [replace(one, shard=one.shard - shards.start) for one in damages if one.shard in shards]
+        if own:
+            _repair(open_dataset(dataset.folder_of(version) / MANIFEST), own, executor, progress)
+
+
+def _repair(dataset: Dataset, damages: Sequence[Damage], executor: Executor, progress: Progress) -> None:
+    """Repair shards that were converted together, whose numbers are those in `dataset`."""
     if dataset.manifest.index is None:
         raise SourceError(
             f"{dataset.root} was written by an earlier version, in whose format files cannot be repaired; "
@@ -145,7 +158,7 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
         )
     beside = tempfile.TemporaryDirectory(prefix=f".{dataset.root.name}.repair-", dir=dataset.root.parent)
     with lock_target(dataset.place), beside as folder:
-        if open_dataset(dataset.place).identity != dataset.identity:
+        if open_dataset(dataset.reference).identity != dataset.identity:
             raise ConflictError(f"{dataset.root} has been replaced since it was verified; verify it again")
         scratch = locate(folder)
         shards = sorted({damage.shard for damage in damages})
@@ -170,6 +183,8 @@ def _write_again(
     for source in request.sources:
         if describe_source(source.path, may_be_empty=not source.bytes) != replace(source, partitions={}):
             raise SourceError(f"{source.path} has changed since it was converted; restore it, or convert it again")
+    if tokens := dataset.schema.tokens:
+        copy_code(tokens.code_in(dataset.place), scratch / WORK / TOKENIZER)
     cut = cut_sources(request, scratch, executor, progress)
     spec = specify_by_scan(request, cut, scratch, executor, progress)
     _check_same(spec, dataset)
@@ -192,5 +207,7 @@ def _write_images_again(
 
 
 def _check_same(spec: DatasetSpec, dataset: Dataset) -> None:
-    if (spec.layout, spec.schema) != (dataset.layout, dataset.schema):
+    # A stored request has its roles in another order, and so the columns beside the features.
+    schemas = [replace(one, beside=tuple(sorted(one.beside, key=str))) for one in (spec.schema, dataset.schema)]
+    if spec.layout != dataset.layout or schemas[0] != schemas[1]:
         raise SourceError(f"{dataset.root}: its sources no longer produce the same dataset; convert them again")

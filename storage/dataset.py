@@ -19,6 +19,7 @@ from .format import MANIFEST, WORK, ArraySpec, Layout, Manifest, Schema, Statist
 from .places.json_files import content_hash, parse_json
 from .places.locate import Location, locate
 from .places.place import Place
+from .versions import VersionPart, find_version, manifest_of, newest_version
 from .windows import ROWS, RUNS, Windows
 
 TABLES = 32  # block tables kept in memory: a few megabytes each for a billion rows
@@ -75,7 +76,34 @@ class StoredArrays:
 
     def block_table(self, name: str) -> np.ndarray:
         """A table with one row per block, stored beside the arrays. Raises DamagedError if it is incomplete."""
-        return _block_table(self.place / BLOCKS / name, self.layout.blocks, self.identity)
+        parts = [_block_table(place / BLOCKS / name, blocks, self.identity) for place, blocks in self._stored_parts()]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @property
+    def narrow(self) -> dict[str, list[tuple[range, int]]]:
+        """The arrays of text that earlier versions store with fewer bytes per row: their blocks, and the bytes."""
+        found, shard = dict[str, list[tuple[range, int]]](), 0
+        for part in parts_of(self.manifest, self.identity):
+            blocks = range(self.layout.blocks_of(shard).start, self.layout.blocks_of(shard + part.shards - 1).stop)
+            shard += part.shards
+            for name, width in part.widths.items():
+                if (width,) != self.spec(name).row_shape:
+                    found.setdefault(name, []).append((blocks, width))
+        return found
+
+    def folder_of(self, part: VersionPart) -> Place:
+        """The folder of the rows that a version has added."""
+        return self.place / part.folder if part.folder else self.place
+
+    def _stored_parts(self) -> list[tuple[Place, int]]:
+        """The folders with an index and block tables of their own, and their numbers of blocks."""
+        found, shard, block = list[tuple[Place, int]](), 0, 0
+        for part in parts_of(self.manifest, self.identity):
+            shard += part.shards
+            stop = self.layout.blocks_of(shard - 1).stop if part.shards else block
+            found.append((self.folder_of(part), stop - block))
+            block = stop
+        return found
 
 
 @dataclass(frozen=True)
@@ -84,8 +112,8 @@ class ColumnFacts:
 
     `role`: "feature", "label", "id", "group", "time", "fold", "weight", "keep", several of these separated by commas,
     or "left out", in which case `reason` says why. `kind`: "number", "category", "class", "text", or "days",
-    "seconds", "microseconds" or "nanoseconds" (since 1970). `missing` is the number of missing values of a feature,
-    `distinct` that of categories or classes.
+    "seconds", "microseconds" or "nanoseconds" (since 1970), or "sequence", whose numbers are those of its lengths.
+    `missing` is the number of missing values of a feature, `distinct` that of categories or classes.
     """
 
     name: str
@@ -102,7 +130,53 @@ class ColumnFacts:
 
 @dataclass(frozen=True)
 class Dataset(StoredArrays):
-    """A committed dataset: `x` and `id`, `y` and `key` if the source has them, and the side columns."""
+    """A committed dataset: `x` and `id`, `y` and `key` if the source has them, and the side columns.
+
+    `place` is the same for all versions of a dataset. `pinned`: a version was asked for, rather than the newest.
+    """
+
+    pinned: bool = False
+
+    def __fspath__(self) -> str:
+        """The path or the URL, with the version if one was asked for."""
+        return self.location
+
+    @property
+    def location(self) -> str:
+        """The path or the URL as a user writes it: `d.zarr`, or `d.zarr@2` if a version was asked for."""
+        return f"{self.place}@{self.version}" if self.pinned else str(self.place)
+
+    @property
+    def reference(self) -> str:
+        """What `open_dataset` opens as exactly this version, also if another one is committed meanwhile."""
+        return str(manifest_of(self.place, self.version))
+
+    @property
+    def versions(self) -> tuple[VersionPart, ...]:
+        """The rows that each version up to this one has added."""
+        return parts_of(self.manifest, self.identity)
+
+    @property
+    def version(self) -> int:
+        """The number of this version, from 1."""
+        return len(self.versions)
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """The identities of the earlier versions, in order."""
+        return tuple(self.manifest.details.get("earlier", ()))
+
+    def earlier_version(self, identity: str) -> "Dataset | None":
+        """The earlier version with an identity, None if there is none."""
+        return self.at(1 + self.earlier.index(identity)) if identity in self.earlier else None
+
+    def at(self, version: int) -> "Dataset":
+        """An earlier version, or this one. Raises DamagedError if its manifest has changed."""
+        found = self if version == self.version else open_dataset(manifest_of(self.place, version))
+        if found is not self and found.identity != self.earlier[version - 1]:
+            path = manifest_of(self.place, version)
+            raise DamagedError(f"{path} has changed since rows were appended; restore it from a copy")
+        return found
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -141,6 +215,8 @@ class Dataset(StoredArrays):
         schema = self.schema
         return {
             "place": str(self.place),
+            "version": self.version,
+            "versions": [{"rows": part.rows, "sources": list(part.sources)} for part in self.versions],
             "identity": self.identity,
             "rows": len(self),
             "left_out": self.left_out,
@@ -183,7 +259,7 @@ class Dataset(StoredArrays):
     def _features(
         self, schema: Schema, statistics: Statistics, roles: Mapping[str, Sequence[str]]
     ) -> Iterator[ColumnFacts]:
-        width = len(schema.features) // schema.sample_shape[0]
+        width = len(schema.features) // schema.channels
         for position, name in enumerate(schema.features):
             channel, role = position // width, ", ".join(("feature", *roles.get(name, ())))
             missing = statistics.missing[channel]
@@ -193,7 +269,8 @@ class Dataset(StoredArrays):
                 continue
             values = (statistics.minimum[channel], statistics.mean[channel], statistics.maximum[channel])
             known = values if missing < len(self) * width else ()
-            yield ColumnFacts(name, role, schema.dates.get(name, "number"), schema.x_dtype, missing, None, *known)
+            kind = "sequence" if schema.tokens else schema.dates.get(name, "number")
+            yield ColumnFacts(name, role, kind, schema.x_dtype, missing, None, *known)
 
     @property
     def stored_bytes(self) -> int:
@@ -223,18 +300,47 @@ class _IndexKey:
 
 @lru_cache(TABLES)
 def _index(key: _IndexKey) -> BlockIndex:
-    place, manifest = key.place / INDEX, key.manifest
+    manifest = key.manifest
+    arrays = StoredArrays(key.place, manifest, key.identity)
     if manifest.index is None:
         from .blocks.earlier import index_of_earlier_format
 
-        return index_of_earlier_format(key.place, manifest, StoredArrays(key.place, manifest, key.identity).block_table)
+        return index_of_earlier_format(key.place, manifest, arrays.block_table)
+    parts = parts_of(manifest, key.identity)
+    found = [
+        _index_tables(place / INDEX, part.index, blocks)
+        for part, (place, blocks) in zip(parts, arrays._stored_parts(), strict=True)
+    ]
+    tables = found[0]
+    if len(found) > 1:
+        tables = {name: np.concatenate([one[name] for one in found]) for name in tables}
+    return BlockIndex(manifest.layout, tables, manifest.behind)
+
+
+def _index_tables(place: Place, digest: str | None, blocks: int) -> dict[str, np.ndarray]:
+    """The tables of an index file with that SHA-256."""
     try:
         data = place.read_bytes()
-        if content_hash(data) != manifest.index:
+        if content_hash(data) != digest:
             raise ValueError("its content differs from what was written")
-        return BlockIndex(manifest.layout, tables_in(data, manifest.layout), manifest.behind)
+        return tables_in(data, blocks)
     except (FileNotFoundError, ValueError) as error:
         raise DamagedError(f"{place} cannot be read ({error}); convert the source again") from None
+
+
+def parts_of(manifest: Manifest, identity: str) -> tuple[VersionPart, ...]:
+    """What each version up to that of a manifest has added: a single part, unless rows have been appended."""
+    if found := manifest.details.get("versions"):
+        return tuple(map(VersionPart.from_json, found))
+    sources = [one["path"] if isinstance(one, dict) else one for one in _sources(manifest)]
+    rows, left_out = manifest.layout.rows, manifest.details.get("left_out", 0)
+    return (VersionPart("", rows, manifest.layout.shards, left_out, manifest.index, identity, tuple(sources)),)
+
+
+def _sources(manifest: Manifest) -> Sequence[Any]:
+    request = manifest.details.get("request") or {}
+    found: Sequence[Any] = request.get("sources", ())
+    return found
 
 
 @lru_cache(TABLES)
@@ -279,11 +385,19 @@ def _block_table(place: Place, blocks: int, identity: str) -> np.ndarray:
 
 
 def open_dataset(path: Location) -> Dataset:
-    """Open the dataset at `path`, which may be a URL in an object store (`s3://bucket/digits.zarr`).
+    """Open the dataset at `path`, which may be a URL in an object store (`s3://bucket/digits.zarr`), in its newest
+    version, or in the one that the end of the path names (`digits.zarr@2`).
 
-    Raises ForeignError if there is no dataset, and IncompleteError if its conversion has not finished.
+    Raises ForeignError if there is no dataset or no such version, and IncompleteError if its conversion has not
+    finished.
     """
-    return Dataset(*_load(locate(path), "dataset"))
+    root, wanted, pinned = find_version(path)
+    newest = newest_version(root) if wanted is None or pinned else wanted
+    if wanted and wanted > newest:
+        open_dataset(root)  # the error if there is no dataset at all
+        has = f"versions 1 to {newest}" if newest > 1 else "only version 1"
+        raise ForeignError(f"{root} has no version {wanted}, but {has}; leave out '@{wanted}' for the newest one")
+    return Dataset(*_load(root, "dataset", manifest_of(root, wanted or newest)), pinned)
 
 
 def open_rows(samples: StoredArrays) -> Dataset:
@@ -300,8 +414,8 @@ def open_arrays(path: Location, kind: str) -> StoredArrays:
     return StoredArrays(*_load(locate(path), kind))
 
 
-def _load(root: Place, kind: str) -> tuple[Place, Manifest, str]:
-    path = root / MANIFEST
+def _load(root: Place, kind: str, path: Place | None = None) -> tuple[Place, Manifest, str]:
+    path = path or root / MANIFEST
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 import numpy as np
 
 from .errors import ForeignError
+from .sequences import LENGTH, TokenForm
 from .windows import WindowForm
 
 if TYPE_CHECKING:
@@ -150,15 +151,16 @@ class _Begins(NamedTuple):
     shards: list[int]
 
 
-def choose_layout(rows: int, row_bytes: int) -> Layout:
+def choose_layout(rows: int, row_bytes: int, padded: bool = False) -> Layout:
     """Choose blocks of about 2 MB and shards of about 64 MB of `x`, or smaller ones for a small dataset.
 
     There are at least 256 blocks, so that each of 8 lanes has 32 to mix, unless that would make them smaller than
-    64 KB. In that case there are up to 64 blocks of 16 rows or more: a dataset this small is shuffled as a whole.
-    There are at least 8 shards, so that several workers can share the work.
+    64 KB, or if rows are `padded` 2 MB, since padding is stored in next to no space. In that case there are up to 64
+    blocks of 16 rows or more: a dataset this small is shuffled as a whole. There are at least 8 shards, so that several
+    workers can share the work.
     """
     fewest = max(math.ceil(rows / FEWEST_BLOCKS), min(SMALL_BLOCK_ROWS, rows // FEWEST_LANES))
-    small = min(fewest, SMALL_BLOCK_BYTES // row_bytes)
+    small = min(fewest, (BLOCK_BYTES if padded else SMALL_BLOCK_BYTES) // row_bytes)
     block_rows = max(1, min(BLOCK_BYTES // row_bytes, max(rows // MINIMUM_BLOCKS, small)))
     return layout_of_blocks(rows, row_bytes, block_rows)
 
@@ -268,8 +270,9 @@ class Schema:
     that also have a role. `left_out` names the columns that were dropped automatically, with the reason. `formats` says
     how the dates or amounts of columns are written in the source, unless as usual.
 
-    With `windows`, samples are windows over the rows of time series, (features, length), and the first feature is the
-    past of the label.
+    If samples are sequences of token ids, `tokens` describes them, and the only feature is the column of theirs. With
+    `windows`, samples are windows over the rows of time series, (features, length), and the first feature is the past
+    of the label.
     """
 
     features: tuple[str, ...]
@@ -289,7 +292,18 @@ class Schema:
     beside: tuple[SideColumn, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     formats: dict[str, str] = field(default_factory=dict)
+    tokens: TokenForm | None = None
     windows: WindowForm | None = None
+
+    @property
+    def measured(self) -> str:
+        """The array that statistics describe: of sequences their lengths, since ids have no mean."""
+        return LENGTH if self.tokens else "x"
+
+    @property
+    def channels(self) -> int:
+        """The number of channels that statistics describe."""
+        return 1 if self.tokens else self.sample_shape[0]
 
     @property
     def tabular(self) -> Schema:
@@ -322,6 +336,8 @@ class Schema:
         if self.y_dtype:
             specs.append(ArraySpec("y", self.y_dtype, (len(self.labels),) if len(self.labels) > 1 else ()))
         specs.append(ArraySpec("id", "int64"))
+        if self.tokens:
+            specs.append(ArraySpec(LENGTH, np.min_scalar_type(self.sample_shape[0]).name))
         if self.table:
             specs.append(ArraySpec(TABLE, self.table.x_dtype, self.table.sample_shape))
         return (*specs, *(column.spec() for column in self.named))
@@ -342,6 +358,11 @@ class Schema:
             return self.beside
         kind = "integer" if self.key_width is None else "text"
         return (SideColumn(self.key, "key", kind, self.key_width or 0), *self.beside)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The bytes per row of the arrays of text."""
+        return {column.array: column.width for column in self.named if column.kind == "text"}
 
     @property
     def hits(self) -> dict[str, int]:
@@ -366,13 +387,15 @@ class Schema:
         roles = {name: tuple(columns) for name, columns in value.get("roles", {}).items()}
         beside = tuple(SideColumn(**column) for column in value.get("beside", ()))
         table = cls.from_json(value["table"]) if value.get("table") else None
+        tokens = TokenForm.from_json(value["tokens"]) if value.get("tokens") else None
         windows = WindowForm.from_json(value["windows"]) if value.get("windows") else None
         decoded = {"categories": categories, "image": image, "table": table, "roles": roles, "beside": beside}
-        return cls(**{**value, **tuples, **decoded, "windows": windows})
+        return cls(**{**value, **tuples, **decoded, "tokens": tokens, "windows": windows})
 
     def to_json(self) -> dict[str, Any]:
-        """The schema as JSON, as earlier versions wrote it unless there are windows."""
-        return {name: value for name, value in vars(self).items() if name != "windows" or value}
+        """The schema as JSON, as earlier versions wrote it unless there are sequences or windows."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in values.items() if name not in ("tokens", "windows") or value}
 
 
 def x_of(arrays: Mapping[str, Values]) -> Values | dict[str, Values]:

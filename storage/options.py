@@ -154,7 +154,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 def as_text(value: Any) -> Any:
     """Convert a path, a dataset or a run to a string; return any other value unchanged."""
-    return str(getattr(value, "place", value)) if isinstance(value, PathLike) else value
+    if not isinstance(value, PathLike):
+        return value
+    return str(getattr(value, "location", None) or getattr(value, "place", value))
 
 
 Location = Annotated[str | PathLike[str], BeforeValidator(as_text)]

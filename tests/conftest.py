@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 from foldstream.cluster.dask.local import dask_cluster
+from foldstream.pipeline.append import append_request, append_rows, appended_version
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import describe_source
 from foldstream.pipeline.tables.spec import ConvertRequest
 from foldstream.storage import format as storage_format
-from foldstream.storage.dataset import Dataset
+from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.format import SMALL_BLOCK_BYTES
-from foldstream.storage.tasks import SerialExecutor
+from foldstream.storage.tasks import SerialExecutor, silent
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "digits"
 
@@ -140,3 +141,16 @@ def table(rows: int, seed: int = 0, columns: int = 4) -> str:
     names = ",".join(f"c{i}" for i in range(columns))
     lines = (",".join(map(str, [*row, "abc"[row.sum() % 3]])) for row in values)
     return f"{names},label\n" + "\n".join(lines) + "\n"
+
+
+def append_files(root: Path, *paths: Path, **options: Any) -> Dataset:
+    """Append files or folders to a dataset in this process, or do nothing if that is done."""
+    dataset = open_dataset(root)
+    request = append_request(dataset, [str(path) for path in paths], **options)
+    if appended_version(dataset, request, silently):
+        return dataset
+    return append_rows(dataset, request, SerialExecutor(), silent, silently)
+
+
+def silently(name: str, what: str) -> None:
+    """Tell nobody."""

@@ -181,9 +181,9 @@ class TrainingOptions(Options):
 
     model: str | Callable[..., Any] = Field(
         default=AUTO,
-        description="Model: wide-deep, mlp, digits-cnn, resnet, nlinear, article-cnn, path/to/file.py:factory or "
-        "package.module:factory; auto: wide-deep for columns, digits-cnn for small images, resnet for others, nlinear "
-        "for windows over time series.",
+        description="Model: wide-deep, mlp, digits-cnn, resnet, article-cnn, deep-averaging, nlinear, "
+        "path/to/file.py:factory or package.module:factory; auto: wide-deep for columns, digits-cnn for small images, "
+        "resnet for others, deep-averaging for sequences of tokens, nlinear for windows over time series.",
     )
     epochs: int | None = Field(
         default=None,

@@ -1,7 +1,7 @@
 """The layout of a run's folder, and the job that defines the run."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Self
 
@@ -9,12 +9,12 @@ from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ForeignError
 from ..storage.fold_plan import open_plan
 from ..storage.format import MANIFEST, Schema, schema_of_first_format
-from ..storage.places.json_files import read_json
+from ..storage.places.json_files import as_json, read_json
 from ..storage.places.place import Place
+from ..storage.programs.loading import open_code
+from ..storage.programs.own_code import name_in
 from .config import TrainConfig
 from .stream.order import Mixing
-from .zoo.loading import open_code
-from .zoo.own_code import name_in
 
 EVERY = "all"  # the name of initial weights from which the models of all folds start
 GRID = "grid.json"  # next to the runs of a grid search's candidates: their scores
@@ -166,7 +166,7 @@ class RunJob:
     initial: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "schema": asdict(self.schema), "config": self.config.model_dump()}
+        return {**vars(self), "schema": as_json(self.schema), "config": self.config.model_dump()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -189,9 +189,12 @@ class RunJob:
         return name.rpartition(":")[0] in self.code
 
     def open_data(self) -> Dataset:
-        """Open the run's dataset. Raises ForeignError if another dataset has replaced it."""
+        """Open the run's dataset, in the version with which the run was started. Raises ForeignError if another dataset
+        has replaced it."""
         dataset = open_dataset(self.dataset)
         if dataset.identity != self.identity:
+            if earlier := dataset.earlier_version(self.identity):
+                return earlier
             raise ForeignError(
                 f"{self.dataset} is not the dataset with which the run was started; restore it, or start a new run"
             )

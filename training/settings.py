@@ -11,6 +11,8 @@ from ..storage.format import Schema, Statistics
 from ..storage.metrics.own import OwnMetric
 from ..storage.metrics.sample import RowSample
 from ..storage.metrics.scoring import LossMeasure, Scoring
+from ..storage.programs.loading import load_entry
+from ..storage.programs.user_code import describe_error
 from .config import Ensemble, Recipe, TrainConfig
 from .fitted.class_weights import class_weights, pos_weights
 from .fitted.strategies import parse_sample
@@ -20,8 +22,6 @@ from .stream.sampling import Sampling
 from .zoo.arguments import ANY, match_parameters, settings_in
 from .zoo.augment import MIXES, parse_augment
 from .zoo.factory import DEFAULTS, signature_of
-from .zoo.loading import load_entry
-from .zoo.user_code import describe_error
 
 LOSSES = {
     "classification": ("cross_entropy", "focal"),
@@ -69,6 +69,10 @@ def check_config(config: TrainConfig, schema: Schema) -> None:
             "--refit trains on all rows, but --set scheduler=ReduceLROnPlateau needs held-out rows; use one of them"
         )
     _check_recipe(config.recipe, str(schema.task))
+    if config.recipe.stack and schema.tokens:
+        raise UsageError(
+            "--set stack=true: batches of sequences have a width of their own for each fold; remove the setting"
+        )
     check_own_metrics(config, schema)
     _check_monitor(config, scoring_of(schema, config))
     nothing = Statistics((), (), (), (), class_rows=(1,) * len(schema.classes))

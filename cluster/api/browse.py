@@ -12,6 +12,7 @@ from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
 from ...storage.format import TABLE, x_of
 from ...storage.places.locate import Location
+from ...storage.sequences import LENGTH
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +56,7 @@ class BrowsableDataset(Dataset):
         others = [f"{one.name} ({one.role})" for one in columns if one.role not in ("feature", "label", "left out")]
         named = [*features[:SHOWN], *[f"and {len(features) - SHOWN} more"] * (len(features) > SHOWN), *others]
         return (
-            f"Dataset {self.place}: {len(self):,} rows of {sample}, {self.stored_bytes / units:,.1f} {unit}\n"
+            f"Dataset {self.location}: {len(self):,} rows of {sample}, {self.stored_bytes / units:,.1f} {unit}\n"
             f"label: {label}\ncolumns: {', '.join(named) or 'images'}"
         )
 
@@ -83,8 +84,8 @@ class BrowsableDataset(Dataset):
 
         Returns:
             A DataFrame indexed by row number: labels, with class names; features (except the pixels of images), with
-            categories as text and dates as dates; and the side columns. Of windows over time series, the features are
-            those of the last row of each window.
+            categories as text, dates as dates, and sequences as lists of token ids; and the side columns. Of windows
+            over time series, the features are those of the last row of each window.
 
         Raises:
             UsageError: A row does not exist.
@@ -107,7 +108,11 @@ class BrowsableDataset(Dataset):
         if schema.windows:
             features = features[:, :, -1]
         for number, name in enumerate(schema.tabular.features):
-            table[name] = self._feature(name, features.reshape(len(positions), -1)[:, number])
+            if schema.tokens:
+                lengths = stored[LENGTH].tolist()
+                table[name] = [ids[:length].tolist() for ids, length in zip(features, lengths, strict=True)]
+            else:
+                table[name] = self._feature(name, features.reshape(len(positions), -1)[:, number])
         return pd.DataFrame(table, index=pd.Index(positions, name="row"))
 
     def _feature(self, name: str, values: np.ndarray) -> Any:
@@ -169,4 +174,4 @@ def open_to_browse(path: Location) -> BrowsableDataset:
 
 def browsable(dataset: Dataset) -> BrowsableDataset:
     """A dataset with indexing."""
-    return BrowsableDataset(dataset.place, dataset.manifest, dataset.identity)
+    return BrowsableDataset(dataset.place, dataset.manifest, dataset.identity, dataset.pinned)

@@ -1,22 +1,25 @@
-"""Conversion and verification, in this process or on a Dask cluster."""
+"""Conversion, appended rows, versions and verification, in this process or on a Dask cluster."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ...pipeline.adopt.adopt import adopt as write_adopted
 from ...pipeline.adopt.columns import ColumnRequest
 from ...pipeline.adopt.spec import AdoptionRequest
+from ...pipeline.append import append_request, append_rows, appended_version
 from ...pipeline.csv.options import CsvOptions
 from ...pipeline.images.columns import FEATURES
 from ...pipeline.images.convert import convert_images as write_images
 from ...pipeline.images.spec import FITTING, ImageRequest
 from ...pipeline.tables.convert import convert
 from ...pipeline.tables.sources import find_sources
-from ...pipeline.tables.spec import ConvertRequest
+from ...pipeline.tables.spec import NO_CODE, ConvertRequest
 from ...pipeline.target.beside import roles_of
 from ...pipeline.target.claim import is_converted
+from ...pipeline.target.versions import remove_versions
 from ...pipeline.verify import Damage, find_damage, repair_shards
 from ...pipeline.windows.convert import convert_windows
 from ...pipeline.windows.spec import WindowRequest
@@ -26,10 +29,21 @@ from ...storage.format import ImageForm
 from ...storage.options import as_texts, flag_of
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
+from ...storage.programs.loading import load_entry, prepare_code
+from ...storage.programs.own_code import Code
 from ..bars import showing_progress
 from ..dask.executor import job_executor
 from ..listener import Listener
-from ..requests import AdoptRequest, ConversionRequest, ConvertImagesRequest, ConvertTablesRequest, Keywords, Session
+from ..requests import (
+    AdoptRequest,
+    AppendRequest,
+    ConversionRequest,
+    ConvertImagesRequest,
+    ConvertTablesRequest,
+    Keywords,
+    PruneRequest,
+    Session,
+)
 from .browse import BrowsableDataset, browsable
 from .entry import entry
 
@@ -59,6 +73,10 @@ def convert_csv(request: ConvertTablesRequest, session: Session) -> BrowsableDat
             at the first one.
         group: Group column, whose rows stay in the same fold. Like the columns in `time`, `fold`, `weight` and `keep`,
             it is stored, but is a feature only if `feature` also names it.
+        tokens: Column of lists of token ids, or of texts with a `tokenizer`: samples are sequences of these.
+        tokenizer: Function that takes a list of texts and returns a list of token ids for each, or its name as
+            `"path/to/file.py:function"`. The dataset keeps a copy of your code, also of the files in `asset`.
+        length: Number of token ids to which sequences are truncated; by default the longest is kept.
         like: Dataset whose columns and categories are reused, e.g. for a test set.
         on_error: "stop" at the first invalid row, or "skip" invalid rows; the dataset's `left_out.csv` lists them.
         csv: `CsvOptions`, or a mapping of them, to override what is detected.
@@ -92,10 +110,25 @@ def convert_sources(request: ConvertTablesRequest | ConvertImagesRequest | Adopt
 
 def convert_tables(request: ConvertTablesRequest, session: Session) -> Dataset:
     """Convert the sources of a request; see `convert_csv`."""
-    like = None if request.like is None else open_dataset(str(request.like)).schema
-    conversion = ConvertRequest.of(find_sources(request.places, like.features if like else ()), request, like)
-    root, windows = locate(str(request.out)), WindowRequest.of(conversion, request)
-    return convert_request(windows or conversion, root, request.overwrite, session, request.dask, report_file(request))
+    dataset = None if request.like is None else open_dataset(str(request.like))
+    like, code = dataset.schema if dataset else None, tokenizer_code(request, dataset)
+    conversion = ConvertRequest.of(find_sources(request.places, like.features if like else ()), request, like, code)
+    root, report, windows = locate(str(request.out)), report_file(request), WindowRequest.of(conversion, request)
+    return convert_request(windows or conversion, root, request.overwrite, session, request.dask, report, code)
+
+
+def tokenizer_code(request: ConvertTablesRequest, like: Dataset | None) -> Code:
+    """The files of a request's tokenizer, or of that of the dataset to match. Raises UsageError if it cannot be
+    imported."""
+    if like and like.schema.tokens:
+        return like.schema.tokens.code_in(like.place)
+    if request.tokenizer is None:
+        if request.asset:
+            raise UsageError(f"--asset {as_texts(request.asset)[0]}: no tokenizer reads it; remove the option")
+        return Code()
+    code = prepare_code([request.tokenizer], cast(tuple[str, ...], request.asset))
+    load_entry("--tokenizer", request.tokenizer)
+    return code
 
 
 def report_file(request: ConversionRequest) -> Path | None:
@@ -272,14 +305,78 @@ def convert_request(
     session: Session,
     address: str | None = None,
     report: Path | None = None,
+    code: Code = NO_CODE,
 ) -> Dataset:
-    """Convert tables, unless this has already been done."""
+    """Convert tables, unless this has already been done. `code` are the files of the tokenizer."""
     if is_converted(root, request.to_json(), overwrite):
         return open_dataset(root)
     with disk_in_words(root), job_executor(session.listener, session.client, address, report) as executor:
         if isinstance(request, WindowRequest):
             return convert_windows(request, root, executor, session.listener.progress, overwrite)
-        return convert(request, root, executor, session.listener.progress, overwrite)
+        return convert(request, root, executor, session.listener.progress, overwrite, code)
+
+
+def append_sources(request: AppendRequest, session: Session, timed: bool = True) -> Dataset:
+    """Append the sources of a request; see `foldstream.append`. The time of a source does not matter unless it is
+    `timed`."""
+    dataset, tell = open_dataset(str(request.dataset)), session.listener.announce
+    if dataset.pinned:
+        raise UsageError(f"{dataset.location}: rows are appended to the newest version; leave out '@{dataset.version}'")
+    labels = None if request.labels is None else absolute(str(request.labels))
+    if labels and not dataset.schema.image:
+        raise UsageError(f"--labels {request.labels}: {dataset.place} has no images; remove the option")
+    places = tuple(map(absolute, request.places)) if dataset.schema.image else request.places
+    asked = append_request(dataset, places, request.on_error, labels)
+    if isinstance(asked, ConvertRequest) and not timed:
+        asked = replace(asked, sources=tuple(replace(source, mtime_ns=0) for source in asked.sources))
+    if version := appended_version(dataset, asked, tell):
+        tell("complete", f"these sources are version {version} of {dataset.place} already")
+        return dataset
+    address, file = request.dask, None if request.report is None else Path(request.report).absolute()
+    with (
+        disk_in_words(dataset.place),
+        job_executor(session.listener, session.client, address, file) as executor,
+    ):
+        return append_rows(dataset, asked, executor, session.listener.progress, tell)
+
+
+class PruneCall(PruneRequest, Keywords):
+    """The keywords of `foldstream.prune`."""
+
+
+@entry(PruneCall, PruneRequest)
+def prune(request: PruneRequest, session: Session) -> list[int]:
+    """Take back appends: remove the newest versions of a dataset, or only what an interrupted append has left.
+
+    A version contains the rows of all earlier ones, so only the newest can be removed.
+
+    Args:
+        dataset: Dataset to prune.
+        keep: Last version to keep. By default all are kept.
+
+    Returns:
+        The numbers of the versions that were removed.
+
+    Raises:
+        UsageError: There is no such version.
+        ConflictError: Another process appends to the dataset.
+
+    Example:
+        >>> fs.append("garden.zarr", "more_flowers.csv").version
+        2
+        >>> fs.prune("garden.zarr", keep=1)
+        [2]
+    """
+    dataset = open_dataset(str(request.dataset))
+    if dataset.pinned:
+        raise UsageError(
+            f"{dataset.location}: name the dataset without a version, and the last one to keep with --keep "
+            f"{dataset.version}"
+        )
+    removed = remove_versions(dataset.place, request.keep)
+    for version in removed:
+        session.listener.announce("removed", f"version {version} of {dataset.place}")
+    return removed
 
 
 def verify(

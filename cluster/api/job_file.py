@@ -10,8 +10,8 @@ from typing import Any
 
 from ...storage.errors import UsageError, did_you_mean
 from ...storage.options import Options, as_texts
+from ...storage.programs.own_code import ROOT, name_in
 from ...training.config import SEVERAL_FUNCTIONS
-from ...training.zoo.own_code import ROOT, name_in
 from ..callbacks.callback import map_target
 from ..requests import AdoptRequest, ConvertImagesRequest, ConvertTablesRequest, PredictRequest, TrainRequest
 
@@ -100,8 +100,9 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
             values[name] = [_from(base, one) for one in given] if isinstance(given, list) else _from(base, given)
     if labels := as_texts(values.get("y")):  # of an adopted place, or files
         values["y"] = [_from_file(base, one) for one in labels]
-    if isinstance(values.get("model"), str):
-        values["model"] = _code(base, values["model"])
+    for option in ("model", "tokenizer"):
+        if isinstance(values.get(option), str):
+            values[option] = _code(base, values[option])
     for option in SEVERAL_FUNCTIONS:
         if option in values and isinstance(given := as_texts(values[option]), tuple):
             values[option] = [_code(base, one) for one in given]

@@ -29,7 +29,9 @@ from ...storage.options import Location
 from ...storage.places.json_files import content_hash, to_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
+from ...storage.programs.own_code import Code
 from ...storage.tasks import Progress, silent
+from ...storage.versions import find_version
 from ...training.run import RunFolder, RunJob, load_job
 from ...training.settings import check_ensemble
 from ..dask.executor import job_executor
@@ -303,8 +305,9 @@ def new_file(out: str | Path) -> Place:
 def _source_of(request: PredictRequest, schema: Schema) -> Dataset | TablesRequest | ImageRequest:
     """The source of a request if it is a dataset, otherwise its conversion for a run with that `schema`."""
     source, id, place = str(request.source), request.id, locate(str(request.source))
-    if (place / MANIFEST).exists() or (place / WORK / SPEC).exists():
-        dataset = open_dataset(place)
+    root = find_version(source).root
+    if (root / MANIFEST).exists() or (root / WORK / SPEC).exists():
+        dataset = open_dataset(source)
         if request.table is not None:
             raise UsageError(
                 f"--table {request.table}: {source} is a dataset, which has its columns; remove the option"
@@ -332,19 +335,20 @@ def source_dataset(asked: AskedPrediction, work: Place, session: Session) -> tup
     else:
         place = work / SOURCE
         try:
-            dataset = _convert(asked.source, place, session)
+            dataset = _convert(asked, asked.source, place, session)
         except ConflictError:  # since an attempt that was interrupted, other images have come
             place.remove_tree()
-            dataset = _convert(asked.source, place, session)
+            dataset = _convert(asked, asked.source, place, session)
         left_out = (dataset.place / LEFT_OUT).read_bytes() if dataset.left_out else b""
     check_same_features(asked.job.schema, dataset.schema, str(asked.request.source))
     return dataset, left_out
 
 
-def _convert(request: TablesRequest | ImageRequest, out: Place, session: Session) -> Dataset:
+def _convert(asked: AskedPrediction, request: TablesRequest | ImageRequest, out: Place, session: Session) -> Dataset:
     """Convert the source, or resume its conversion."""
     if not isinstance(request, ImageRequest):
-        return _convert_table(request, out, session)
+        tokens = asked.job.schema.tokens
+        return _convert_table(request, out, session, tokens.code_in(asked.run.root) if tokens else Code())
     with disk_in_words(out), job_executor(session.listener, session.client) as executor:
         listener = session.listener
         return write_images(request, out, executor, listener.progress, tell=listener.announce)
@@ -360,10 +364,10 @@ def _table_of(schema: Schema, table: Location | None) -> str | None:
     return None if table is None else absolute(str(table))
 
 
-def _convert_table(request: TablesRequest, out: Place, session: Session) -> Dataset:
+def _convert_table(request: TablesRequest, out: Place, session: Session, code: Code) -> Dataset:
     """Convert the source. Raises RowError with a remedy that does not mention options that `predict` does not have."""
     try:
-        return convert_request(request, out, False, session)
+        return convert_request(request, out, False, session, code=code)
     except RowError as error:
         remedy = "fix the row, or skip such rows with --on-error skip"
         place = error.source, error.line, error.columns, error.reason, remedy, error.unit

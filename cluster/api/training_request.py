@@ -10,6 +10,8 @@ from ...storage.errors import UsageError
 from ...storage.format import Schema
 from ...storage.places.json_files import read_json
 from ...storage.places.locate import locate
+from ...storage.programs.loading import prepare_code
+from ...storage.programs.own_code import Code, is_gone, name_in
 from ...training.config import TrainConfig, TrainingOptions, renamed_functions
 from ...training.fitted.inputs import usual_fill
 from ...training.run import RunFolder, RunJob
@@ -18,8 +20,6 @@ from ...training.splits.split import Split
 from ...training.stream.order import check_batch_size, lane_count
 from ...training.zoo.auto import AUTO, CHOSEN, choose_model, usual_length
 from ...training.zoo.factory import BUILT_IN
-from ...training.zoo.loading import prepare_code
-from ...training.zoo.own_code import Code, is_gone, name_in
 from ..callbacks.callback import Callback, CallbackFactory, find_callback
 from ..requests import TrainRequest
 from ..runs.grid import candidate_folder, expand_grid, write_grid

@@ -12,8 +12,8 @@ from typing import Any, Self
 
 from ...storage.errors import FoldstreamError, UsageError, did_you_mean
 from ...storage.places.place import Place
-from ...training.zoo.loading import load_entry
-from ...training.zoo.user_code import describe_error
+from ...storage.programs.loading import load_entry
+from ...storage.programs.user_code import describe_error
 from ..runs.status import FoldStatus, Phase, RunRecord, RunStatus
 
 GROUP = "foldstream.callbacks"

@@ -82,10 +82,13 @@ class ConversionEstimate:
         )
 
 
-def estimate_data(sample: ConversionSample, source_bytes: int, x_bytes: int, row_bytes: int) -> DatasetEstimate:
-    """Estimate the dataset of sources that are like the sample. A row of `x` takes `x_bytes`."""
+def estimate_data(
+    sample: ConversionSample, source_bytes: int, x_bytes: int, row_bytes: int, padded: bool = False
+) -> DatasetEstimate:
+    """Estimate the dataset of sources that are like the sample. A row of `x` takes `x_bytes`, which may be mostly
+    padding."""
     factor = source_bytes / sample.source_bytes
-    layout = choose_layout(max(1, round(sample.rows * factor)), x_bytes)
+    layout = choose_layout(max(1, round(sample.rows * factor)), x_bytes, padded)
     return DatasetEstimate(layout, row_bytes, round(sample.stored_bytes * factor))
 
 

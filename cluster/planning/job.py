@@ -23,6 +23,7 @@ from ...storage.errors import FoldstreamError, RowError, SourceError, UsageError
 from ...storage.format import MANIFEST, Layout
 from ...storage.machine import Sharing, check_bytes, keep_freed_memory, this_machine
 from ...storage.places.locate import locate
+from ...storage.programs.loading import prepare_code
 from ...storage.tasks import SerialExecutor
 from ...training.config import TrainConfig
 from ...training.model.row_costs import RowCosts, measure_row_costs
@@ -32,7 +33,6 @@ from ...training.stream.filters import EveryRow
 from ...training.stream.fused import FusedStream
 from ...training.stream.order import LANE_STEP, lane_count
 from ...training.stream.single import TrainStream
-from ...training.zoo.loading import prepare_code
 from ..api.conversion import convert_sources
 from ..api.job_file import load_job_file, parse_job
 from ..api.split import split_of
@@ -143,7 +143,8 @@ def measure_conversion(
     sample = ConversionSample(
         taken.bytes, len(dataset), made.stored_bytes, sum(seconds.values()), unpacking, taken.packed
     )
-    data = estimate_data(sample, total, dataset.schema.arrays()[0].row_bytes, made.row_bytes)
+    padded = dataset.schema.tokens is not None
+    data = estimate_data(sample, total, dataset.schema.arrays()[0].row_bytes, made.row_bytes, padded)
     sources = max(1, round(taken.sources * total / taken.total)) if taken.total else data.rows
     spills = isinstance(request, ConvertTablesRequest) and request.shuffle is not None
     return (

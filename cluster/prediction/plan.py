@@ -37,9 +37,10 @@ class PredictionPlan:
     def of(cls, request: PredictRequest, run: RunFolder, job: RunJob, dataset: Dataset) -> Self:
         """The plan for a request whose source has become a dataset."""
         # Scores of rows that the models were trained on say nothing.
-        scale = LabelScale.of(dataset, job.schema) if dataset.identity != job.identity else None
+        known = job.identity in (dataset.identity, *dataset.earlier)
+        scale = None if known else LabelScale.of(dataset, job.schema)
         names = check_columns(request, job.schema, names_of_rows(dataset.schema, request.id))
-        return cls(str(run.root), str(dataset.place), request.ensemble, names, request.id, request.proba, scale)
+        return cls(str(run.root), dataset.reference, request.ensemble, names, request.id, request.proba, scale)
 
     def open(self) -> "OpenPlan":
         """Read what the plan names."""
@@ -91,7 +92,8 @@ def check_same_features(expected: Schema, found: Schema, source: str | Path) -> 
     if not expected.table:  # then those of the source do not matter
         found = replace(found, table=None)
     kinds = [
-        (one.features, one.sample_shape, one.categories, one.dates, one.table, one.windows) for one in (expected, found)
+        (one.features, one.sample_shape, one.categories, one.dates, one.table, one.tokens, one.windows)
+        for one in (expected, found)
     ]
     if kinds[0] != kinds[1]:
         features = expected.tabular.features
@@ -104,7 +106,7 @@ def check_same_features(expected: Schema, found: Schema, source: str | Path) -> 
         elif features != found.tabular.features:
             difference = "the columns or their order differ"
         elif expected.sample_shape == found.sample_shape:
-            difference = "its categories or dates have different codes"
+            difference = "its categories or dates have different codes, or its token ids another meaning"
             if expected.windows != found.windows:
                 difference = "its windows have other lengths, horizons or series"
         raise UsageError(

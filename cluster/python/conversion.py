@@ -21,7 +21,7 @@ from ...storage.errors import UsageError
 from ...storage.places.locate import locate, matching
 from ...storage.places.place import Place
 from ..api.browse import BrowsableDataset, browsable
-from ..api.conversion import convert_image_files, convert_request, convert_tables, report_file
+from ..api.conversion import convert_image_files, convert_request, convert_tables, report_file, tokenizer_code
 from ..bars import showing_progress
 from ..listener import Listener
 from ..requests import ConvertImagesRequest, ConvertTablesRequest, Session, as_paths
@@ -95,13 +95,12 @@ def _convert_memory(source: Any, label: Any, options: Mapping[str, Any], session
         if written.images:
             return convert_image_files(ConvertImagesRequest.parse(named), session)
         request = ConvertTablesRequest.parse(named)
-        like = None if request.like is None else open_dataset(request.like).schema
+        like = None if request.like is None else open_dataset(request.like)
         sources = (replace(one, mtime_ns=0) for one in find_sources(request.places))
-        conversion = ConvertRequest.of(tuple(sources), request, like)
-        windows = WindowRequest.of(conversion, request)
-        return convert_request(
-            windows or conversion, out, request.overwrite, session, request.dask, report_file(request)
-        )
+        code = tokenizer_code(request, like)
+        conversion = ConvertRequest.of(tuple(sources), request, like.schema if like else None, code)
+        asked, report = WindowRequest.of(conversion, request) or conversion, report_file(request)
+        return convert_request(asked, out, request.overwrite, session, request.dask, report, code)
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from ray.exceptions import RayTaskError
 
 from ...storage.errors import FoldstreamError, RunError
 from ...storage.places.locate import locate
+from ...storage.programs.user_code import read_error_note
 from ...training.config import Execution
 from ...training.model.row_costs import RowCosts, measure_row_costs
 from ...training.run import RunFold, RunFolder, load_job
 from ...training.stream.batch import Rank
-from ...training.zoo.user_code import read_error_note
 from .fold_mode import FoldMode, faster_mode
 
 

@@ -55,10 +55,11 @@ def _of_run(other: RunFolder, dataset: Dataset, config: TrainConfig, run: RunFol
     if str(other.root) == str(run.root):
         raise UsageError(f"--init {config.init} is this run itself; to train it for longer, increase --epochs instead")
     job, count = RunJob.from_json(read_json(other.job)), len(open_plan(other.folds).models)
-    same_data = job.identity == dataset.identity
+    same_data = job.identity in (dataset.identity, *dataset.earlier)  # the folds of earlier rows remain
     if same_data and same_json(job.config.split.model_dump(), config.split.model_dump()):
         models = {str(fold): fold for fold in range(count)}
-        models[str(count)] = count if job.config.refit else 0
+        last = EVERY if job.config.split.kind == "column" and job.identity != dataset.identity else str(count)
+        models[last] = count if job.config.refit else 0  # new rows may bring new folds, which no model has seen
         warning = ""
     else:
         models = {EVERY: count if job.config.refit else 0}
@@ -75,7 +76,7 @@ def _warning_of_file(place: Place, dataset: Dataset) -> str:
         folder = folder.parent
         job = RunFolder(folder).job
         if job.exists():
-            same = read_json(job)["identity"] == dataset.identity
+            same = read_json(job)["identity"] in (dataset.identity, *dataset.earlier)
             return _leak(str(place), f"use --init {folder} to start each fold from its own weights") if same else ""
     return ""
 

@@ -20,6 +20,8 @@ from ...storage.errors import ConflictError, UsageError
 from ...storage.fold_plan import open_plan
 from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
+from ...storage.programs.own_code import Code, collect_code, copy_code
+from ...storage.sequences import TOKENIZER
 from ...storage.tasks import Executor, Progress
 from ...training.config import Execution, TrainConfig
 from ...training.fitted.statistics import fit_plan, is_fitted
@@ -27,7 +29,6 @@ from ...training.fitted.strategies import is_image_alone, parse_fill
 from ...training.ray.group import GroupRequest
 from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job, waits_for_folds
 from ...training.splits.plan import make_plan
-from ...training.zoo.own_code import Code, collect_code, copy_code
 from .durable_schedule import DurableSchedule
 from .initial import Initial, find_initial
 from .schedule import Resources, TrainingUnit
@@ -88,7 +89,7 @@ def prepare_run(
     code, initial = collect_code(config.code, config.assets), find_initial(run, dataset, config)
     value = job_value(dataset, config, code, initial)
     if run.job.exists():
-        _claim_again(run, config, value)
+        _claim_again(run, dataset, config, value)
         if not (run.summary.exists() or is_fitted(run.folds)):
             raise ConflictError(
                 f"{run.root} was started by an earlier version, which standardized features using all rows, including "
@@ -96,7 +97,7 @@ def prepare_run(
             )
         return load_job(run)
     # A plan without a job, or a part of the job, is what a kill has left.
-    left = {run.folds.name, run.initial.name, run.code.name}
+    left = {run.folds.name, run.initial.name, run.code.name, TOKENIZER}
     if any(name not in left and not name.startswith(f".{run.job.name}.") for name in run.root.names()):
         raise ConflictError(f"{run.root} already contains something that is not a run; choose another folder")
     try:
@@ -107,6 +108,8 @@ def prepare_run(
     medians = parse_fill(config.missing).value == "median"
     fit_plan(dataset, plan, executor, progress, open_plan(like.folds) if like else None, medians)
     copy_code(code, run.code)
+    if tokens := dataset.schema.tokens:
+        copy_code(tokens.code_in(dataset.place), run.root / TOKENIZER)
     for name, weights in initial.files.items():
         (run.initial / name).write(weights.read_bytes())
     run.root.sync_folders()
@@ -114,7 +117,7 @@ def prepare_run(
     return load_job(run)
 
 
-def _claim_again(run: RunFolder, config: TrainConfig, value: dict[str, Any]) -> None:
+def _claim_again(run: RunFolder, dataset: Dataset, config: TrainConfig, value: dict[str, Any]) -> None:
     """Check that an existing run is the one described by `value`, or the same run with fewer epochs, which is extended.
 
     Raises ConflictError.
@@ -131,6 +134,12 @@ def _claim_again(run: RunFolder, config: TrainConfig, value: dict[str, Any]) -> 
     differences = sorted({*_differences(stored.to_json(), value)})
     if OTHER_DATA in differences:  # other differences, e.g. in the schema, follow from it
         differences = [OTHER_DATA]
+        if stored.identity in dataset.earlier:
+            version = 1 + dataset.earlier.index(stored.identity)
+            raise ConflictError(
+                f"{run.root} was trained on version {version} of {dataset.place}, which has version {dataset.version} "
+                f"now; give {dataset.place}@{version} to go on with the run, or train a new run with --init {run.root}"
+            )
     if differences:
         raise ConflictError(
             f"{run.root} already contains another run: {'; '.join(differences[:4])}; choose another folder, or use the "

@@ -113,9 +113,10 @@ def _of_json(schema: Schema, row: Any, number: int) -> Parsed:
     tabular = schema.tabular
     for name in tabular.features:
         if name in row:
-            text = _text(row[name], tabular.categories.get(name, ()))
+            text = _ids_text(row[name]) if schema.tokens else _text(row[name], tabular.categories.get(name, ()))
             if text is None:
-                problems.append(Problem("the value must be a number, a string or null", number, name))
+                allowed = "a string, a list of token ids" if schema.tokens else "a number, a string"
+                problems.append(Problem(f"the value must be {allowed} or null", number, name))
             texts[name] = text or ""
     image = b""
     if schema.image:
@@ -128,6 +129,13 @@ def _of_json(schema: Schema, row: Any, number: int) -> Parsed:
             problems.append(Problem("the image must be a file in base64", number, IMAGE))
     of_texts, more = _of_texts(schema, texts, number)
     return GivenRow(of_texts.texts, image, row.get(schema.key)), problems + more
+
+
+def _ids_text(value: Any) -> str | None:
+    """The text of a sequence: itself, or token ids as a file would have them; None for anything else."""
+    if isinstance(value, list) and all(type(id) is int for id in value):
+        return " ".join(map(str, value))
+    return value or "" if value is None or isinstance(value, str) else None
 
 
 def _text(value: Any, categories: Sequence[str]) -> str | None:

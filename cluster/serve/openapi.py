@@ -23,7 +23,9 @@ def example_values(schema: Schema, statistics: Statistics | None) -> dict[str, A
     means = dict(zip(tabular.features, statistics.tabular.mean, strict=True)) if vector and statistics else {}
     values = dict[str, Any]()
     for name in tabular.features:
-        if name in tabular.categories:
+        if schema.tokens:
+            values[name] = "An example." if schema.tokens.tokenizer else [1, 2, 3]
+        elif name in tabular.categories:
             values[name] = next(filter(None, tabular.categories[name]), "")
         elif name in tabular.dates:
             values[name] = _date(tabular.formats.get(name, YEAR_FIRST))
@@ -53,6 +55,11 @@ def row_schema(schema: Schema, example: dict[str, Any]) -> dict[str, Any]:
 
 
 def _column(schema: Schema, name: str, example: dict[str, Any]) -> dict[str, Any]:
+    if schema.tokens:
+        form: dict[str, Any] = {"type": "array", "items": {"type": "integer"}}
+        if schema.tokens.tokenizer:
+            form = {"type": ["string", "null"], "description": "A text that the run's tokenizer reads."}
+        return {**form, "examples": [example[name]]}
     if name in schema.categories:
         values = [value for value in schema.categories[name] if value]
         return {

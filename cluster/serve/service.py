@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...pipeline.in_memory import EncodedRows, RowEncoder, decode_in_memory
+from ...pipeline.in_memory import EncodedRows, RowEncoder, TokenEncoder, decode_in_memory
+from ...pipeline.sequences.tokenizer import TokenReading
 from ...storage.errors import UsageError
 from ...storage.format import IMAGE, TABLE, ImageForm, Statistics
 from ...storage.options import Location
@@ -50,7 +51,11 @@ class Service:
             )
         self.schema = job.schema
         self.models = load_ensemble(job, folder, ensemble)
-        self.encoder = RowEncoder(self.schema.tabular) if self.schema.tabular.features else None
+        self.encoder: RowEncoder | TokenEncoder | None = None
+        if tokens := self.schema.tokens:
+            self.encoder = TokenEncoder(self.schema, TokenReading.of(tokens, folder.root))
+        elif self.schema.tabular.features:
+            self.encoder = RowEncoder(self.schema.tabular)
         fitted = read_result(folder.fold(0)).get("statistics")
         self.example = example_values(self.schema, Statistics.from_json(fitted) if fitted else None)
 

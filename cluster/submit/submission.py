@@ -21,9 +21,9 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from ...storage.errors import RunError, UsageError
 from ...storage.options import as_texts
 from ...storage.places.locate import locate
+from ...storage.programs.own_code import ROOT, collect_code, copy_code
 from ...training.config import SEVERAL_FUNCTIONS
 from ...training.ray.internals import silence_upload_logs
-from ...training.zoo.own_code import ROOT, collect_code, copy_code
 from ..api.job_file import load_job_file
 from ..callbacks.callback import map_target
 from ..loopback import LOOPBACK, on_loopback
@@ -98,15 +98,21 @@ def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
     """Write a job's tables into a folder, together with the code that it refers to. Raises UsageError if two files have
     the same name."""
     tables = {table: dict(values) for table, values in tables.items()}
-    train = tables.get("train", {})
+    train, convert = tables.get("train", {}), tables.get("convert.csv", {})
     settings, targets = train.get("settings", {}), [one.partition("=")[0] for one in train.get("callbacks", ())]
     given = [train.get("model", ""), str(settings.get("loss", "")), *targets]
     given += [name for option in SEVERAL_FUNCTIONS for name in as_texts(train.get(option))]
-    code = collect_code(given, as_texts(train.get("asset")))
+    tokenizers, own, others = (
+        [convert.get("tokenizer", "")],
+        as_texts(train.get("asset")),
+        as_texts(convert.get("asset")),
+    )
+    code = collect_code([*given, *tokenizers], [*own, *others])
     copy_code(code, locate(folder))
     names = {name: _name_there(code.names[name]) for name in code.names}
-    if "model" in train:
-        train["model"] = names.get(train["model"], train["model"])
+    for values, option in ((train, "model"), (convert, "tokenizer")):
+        if option in values:
+            values[option] = names.get(values[option], values[option])
     for option in SEVERAL_FUNCTIONS:
         if option in train:
             train[option] = [names.get(one, one) for one in as_texts(train[option])]
@@ -114,8 +120,9 @@ def pack_job(tables: dict[str, dict[str, Any]], folder: Path) -> None:
         train["settings"] = {**settings, "loss": names.get(str(settings["loss"]), settings["loss"])}
     if "callbacks" in train:
         train["callbacks"] = [map_target(one, lambda name: names.get(name, name)) for one in train["callbacks"]]
-    if code.assets:
-        train["asset"] = list(code.assets)
+    for values, named, assets in ((train, given, own), (convert, tokenizers, others)):
+        if assets:
+            values["asset"] = list(collect_code(named, assets).assets)
     for table in [table for table in tables if "." in table]:
         outer, inner = table.split(".")
         tables.setdefault(outer, {})[inner] = tables.pop(table)

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 HEADINGS = {
-    "Data": ("convert", "adopt", "split", "info", "verify"),
+    "Data": ("convert", "adopt", "append", "split", "info", "verify", "prune"),
     "Train": ("train", "predict", "oof", "export", "serve", "run", "plan", "watch", "status"),
     "Cluster": ("cluster", "submit", "jobs", "logs", "stop", "dashboard", "doctor"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any
@@ -32,18 +33,29 @@ def print_dataset(dataset: Dataset) -> None:
 def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
     """Print a summary of a dataset and its columns."""
     from ...storage.format import LEFT_OUT, PLANS  # here, because it loads numpy
+    from ...storage.versions import manifest_of
 
     schema, layout = dataset.schema, dataset.layout
-    table = Table(box=None, show_header=False, title=str(dataset.place), title_justify="left")
+    table = Table(box=None, show_header=False, title=dataset.location, title_justify="left")
     table.add_row("rows", f"{len(dataset):,}")
-    if dataset.left_out:
-        what = "images" if schema.image else "rows"
-        table.add_row("skipped", f"{dataset.left_out:,} invalid {what}, see {dataset.place / LEFT_OUT}")
+    for number, part in enumerate(dataset.versions, 1) if dataset.version > 1 else ():
+        when = datetime.fromtimestamp(manifest_of(dataset.place, number).describe().mtime_ns / 1e9, UTC)
+        more = f" and {len(part.sources) - 1:,} more" if len(part.sources) > 1 else ""
+        what = f"{part.rows:,} rows, {when:%Y-%m-%d %H:%M} UTC, from {part.sources[0]}{more}"
+        table.add_row(f"version {number}", what)
+    for part in dataset.versions:
+        if part.left_out:
+            what, listed = "images" if schema.image else "rows", dataset.folder_of(part) / LEFT_OUT
+            table.add_row("skipped", f"{part.left_out:,} invalid {what}, see {listed}")
     origin = f"{len(schema.features):,} columns" if schema.features else "arrays"
     if schema.x_dtype == "float32" and dataset.request.get("dtype") == "auto" and not schema.image:
         origin += "; fractions are stored with 7 digits (16 with --dtype float64)"
     if schema.image:
         origin = f"images, {schema.image.color}, {schema.image.fit}"
+    if schema.tokens:
+        origin = f"sequences of token ids below {schema.tokens.vocabulary:,}, padded with 0"
+        if schema.tokens.truncated:
+            origin += f", {schema.tokens.truncated:,} of them truncated"
     table.add_row("x", f"{schema.x_dtype} {schema.sample_shape} from {origin}")
     if schema.classes:
         counts = ", ".join(f"{name}: {n:,}" for name, n in zip(schema.classes[:20], dataset.class_totals, strict=False))
@@ -82,6 +94,8 @@ MOST_COLUMNS = 30  # in a table on the console
 
 def show_columns(columns: Sequence[ColumnFacts]) -> None:
     """Print the role of each column; of a long table only the first columns and those that are not plain features."""
+    from ...storage.sequences import BESIDE_TOKENS
+
     special = [column for column in columns if column.role != "feature"]
     features = [column for column in columns if column.role == "feature"]
     shown = features[: max(5, MOST_COLUMNS - len(special))] if len(columns) > MOST_COLUMNS else features
@@ -96,6 +110,7 @@ def show_columns(columns: Sequence[ColumnFacts]) -> None:
     for column in columns:
         if column.reason:
             option = "--category" if column.reason.startswith("text") else "--feature"
+            option = "--keep" if column.reason == BESIDE_TOKENS else option
             console.print(
                 f"dropped: {column.name}, {column.reason}; keep it with {option} '{column.name}'", highlight=False
             )
@@ -133,7 +148,11 @@ def show_rows(rows: DataFrame) -> None:
 
 
 def _cell(value: Any) -> str:
-    """A value of a row; missing ones are empty, and float32 has 7 digits."""
+    """A value of a row; missing ones are empty, float32 has 7 digits, and of sequences the first ids are shown."""
+    if isinstance(value, list):
+        from ...storage.sequences import ids_text
+
+        return ids_text(value)
     if isinstance(value, float):
         return "" if isnan(value) else f"{value:.7g}"
     return "" if value is None else str(value)

@@ -11,11 +11,11 @@ from ...storage.dataset import Dataset
 from ...storage.fold_plan import FoldPlan, open_plan
 from ...storage.metrics.names import in_usual_order
 from ...storage.options import Options
+from ...storage.programs.own_code import ROOT
 from ...training.config import TrainingOptions
 from ...training.run import RunFolder, RunJob, read_result
 from ...training.settings import usual_recipe
 from ...training.splits.split import options_of
-from ...training.zoo.own_code import ROOT
 from ..requests import SplitRequest, TrainRequest, words_of
 from ..runs.status import Phase, run_status
 from .recipe import recipe_facts

@@ -11,6 +11,7 @@ from ...pipeline.images.preview import is_image_shape, labels_in, render_sample
 from ...storage.blocks.reader import cached_reader
 from ...storage.dataset import Dataset
 from ...storage.format import THRESHOLD, Schema
+from ...storage.sequences import ids_text
 from .pages import number, share
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def value_text(value: Any) -> str:
     """A value of a feature as text; empty if it is missing."""
     if value is None or value != value:  # NaN, or no date
         return ""
+    if isinstance(value, list):
+        return ids_text(value)
     if isinstance(value, float | np.floating):
         return f"{value:.6g}"
     return str(value).removesuffix(" 00:00:00")

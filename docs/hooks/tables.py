@@ -18,7 +18,17 @@ from pydantic.fields import FieldInfo
 GIVEN = "sample_shape", "outputs", "schema"
 """The arguments of a model's factory that are no settings."""
 REFERENCE = {
-    "Datasets": ["convert", "convert_csv", "convert_images", "open", "Dataset", "verify", "split_rows"],
+    "Datasets": [
+        "convert",
+        "convert_csv",
+        "convert_images",
+        "append",
+        "open",
+        "Dataset",
+        "verify",
+        "prune",
+        "split_rows",
+    ],
     "Training": ["train", "Run", "run_job"],
     "Predictions and models": ["predict", "load_models", "export"],
     "Your own training loop": ["stream", "normalizer"],

@@ -10,7 +10,8 @@ import numpy as np
 from ...storage.blocks.shards import decode_block, encode_shard
 from ...storage.dataset import Dataset
 from ...storage.foreign.cache import CACHE_BYTES
-from ...storage.foreign.format import Foreign, Sparse
+from ...storage.foreign.chunks import is_divisible
+from ...storage.foreign.format import Chunked, Foreign, Sparse
 from ...storage.foreign.reader import ForeignReader
 from ...storage.format import Layout
 
@@ -39,11 +40,13 @@ class ReadingSpeed:
 
 
 class _Seconds(NamedTuple):
-    """How long a block takes: read for the first time, read again while its chunks are decoded, and read as ours."""
+    """How long a block takes: read for the first time, read again while its chunks are decoded, read as ours, and what
+    a stream does in both cases, to place its rows in batches."""
 
     first: float
     again: float
     ours: float
+    placed: float
 
 
 def compare_speed(dataset: Dataset) -> ReadingSpeed | None:
@@ -55,11 +58,12 @@ def compare_speed(dataset: Dataset) -> ReadingSpeed | None:
         return ReadingSpeed(None)
     blocks = np.unique(np.linspace(0, layout.blocks - 1, SAMPLES).astype(int)).tolist()
     measured = [_measure(dataset, foreign, block) for block in blocks]
-    first, again, ours = (sum(values) / len(blocks) for values in zip(*measured, strict=True))
+    first, again, ours, placed = (sum(values) / len(blocks) for values in zip(*measured, strict=True))
     # A block whose chunks are decoded takes as long as the second reading; to decode them takes the rest of the first.
     decodings, bands = _decodings(dataset, foreign), _bands(foreign)
     decoded = 0.0 if not decodings else min(1.0, len(bands) * decodings / layout.blocks)
-    return ReadingSpeed(ours / max(again + decoded * max(0.0, first - again), 1e-9), decodings)
+    theirs = again + decoded * max(0.0, first - again)
+    return ReadingSpeed((ours + placed) / max(theirs + placed, 1e-9), decodings)
 
 
 def _bands(foreign: Foreign) -> np.ndarray:
@@ -72,9 +76,11 @@ def _bands(foreign: Foreign) -> np.ndarray:
 
 
 def _decodings(dataset: Dataset, foreign: Foreign) -> float:
-    """How often a chunk is decoded in an epoch: for each of its blocks, or not at all after the first epoch if all
-    chunks stay in memory."""
-    layout, bands = dataset.layout, _bands(foreign)
+    """How often a chunk is decoded in an epoch: for each of its blocks, or not at all after the first epoch if all of
+    them stay in memory."""
+    layout, bands, array = dataset.layout, _bands(foreign), foreign.arrays["x"]
+    if isinstance(array, Chunked) and is_divisible(array):
+        return 1.0  # only the rows of a block are read
     begins = layout.block_starts()
     ends = np.append(begins[1:], layout.rows)
     touched = np.searchsorted(bands, ends, side="left") - np.searchsorted(bands, begins, side="right") + 1
@@ -90,7 +96,7 @@ def _measure(dataset: Dataset, foreign: Foreign, block: int) -> _Seconds:
     rows = spec.empty(stop - start)
     ForeignReader(foreign).read("x", start, stop, rows)  # so that the file is in memory, as it often is in training
     data = b"".join(encode_shard(spec, Layout(len(rows), len(rows), 1), rows, found))[: found[0]]
-    out = np.empty_like(rows)
+    out, order = np.empty_like(rows), np.random.default_rng(0).permutation(len(rows))
     times = []
     for _ in range(REPEATS):
         reader, stored = ForeignReader(foreign), np.frombuffer(bytearray(data), np.uint8)
@@ -100,5 +106,7 @@ def _measure(dataset: Dataset, foreign: Foreign, block: int) -> _Seconds:
         reader.read("x", start, stop, rows)
         twice = perf_counter()
         decode_block(stored.copy(), found[1], out)
-        times.append(_Seconds(once - began, twice - once, perf_counter() - twice))
+        decoded = perf_counter()
+        np.take(rows, order, axis=0, out=out)
+        times.append(_Seconds(once - began, twice - once, decoded - twice, perf_counter() - decoded))
     return _Seconds(*(min(values) for values in zip(*times, strict=True)))

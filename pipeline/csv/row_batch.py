@@ -26,6 +26,7 @@ class Piece:
     rows: int
 
 
+NEW = "known", "sequences"  # what earlier versions did not store
 ABSENT = "the value is missing"
 NOT_UTF8 = "the text is not UTF-8"
 
@@ -43,7 +44,7 @@ class Columns:
     fills their columns of `x`). Those in `dates` become timestamps. A text in `required` must not be missing. `formats`
     are the ways in which dates are written, unless they begin with the year (see `dates.py`), and AMOUNT for columns
     whose numbers are written with a currency, a percent sign or parentheses. With `known`, a row is invalid whose text
-    in a column is none of these.
+    in a column is none of these. The texts of `sequences` hold token ids, or become some.
     """
 
     features: tuple[str, ...]
@@ -52,6 +53,7 @@ class Columns:
     required: tuple[str, ...] = ()
     formats: dict[str, str] = field(default_factory=dict)
     known: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sequences: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -60,8 +62,8 @@ class Columns:
         return cls(**names, formats=value.get("formats", {}), known=known)
 
     def to_json(self) -> dict[str, Any]:
-        """The columns as stored with a conversion: as by earlier versions, if no text must be known."""
-        names = [one.name for one in fields(self) if one.name != "known" or self.known]
+        """The columns as stored with a conversion: as by earlier versions, unless new ones are used."""
+        names = [one.name for one in fields(self) if one.name not in NEW or getattr(self, one.name)]
         return {name: getattr(self, name) for name in names}
 
     @cached_property
@@ -160,6 +162,8 @@ class RowBatch:
     errors: list[RowError]
     misfits: list[Misfit] = field(default_factory=list)
     ordinals: np.ndarray | None = None
+    tokens: Any = None
+    """The token ids of the rows, `TokenLists`, if they are sequences."""
 
     def invalid_rows(self) -> list[int]:
         """The positions of the invalid rows among all rows that were read."""

@@ -147,7 +147,7 @@ def write_images(
     for shard in left:
         if shard in finished:
             receipt_path(root, shard).remove()  # of other images
-    plan = ImagePlan(spec.layout, spec.schema)  # kept, so that tasks in this process need not read it
+    plan = ImagePlan(spec.layout, spec.schema, spec.first_row)  # kept, so that tasks in this process need not read it
     stored = store_plan(root, plan)
 
     def task(shard: int) -> ImageTask:

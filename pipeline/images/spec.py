@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 
 from ...storage.errors import SourceError, UsageError
 from ...storage.format import ImageForm, Layout, Schema, SideColumn, choose_layout
+from ...storage.places.json_files import as_json
 from ...storage.random import shuffled_places
 from ..csv.options import CsvOptions
-from ..target.beside import DAY, side_columns
-from ..target.labels import TextFindings
+from ..target.beside import DAY, encode_beside, side_columns, widened
+from ..target.labels import TextFindings, class_codes
 from .columns import FEATURES, describe_features, encode_features, feature_names
 from .labels.encode import encode_labels
 from .labels.find import (
@@ -31,7 +32,7 @@ from .listing.splits import SPLIT, empty_classes, read_splits, refuse_splits
 
 KEY = "path"
 FITTING = (0, 0)  # the size of a form that the images are to decide
-LATER = {"split_folders": False, "label_pattern": None, "csv": CsvOptions().to_json()}
+LATER = {"split_folders": False, "label_pattern": None, "csv": CsvOptions().to_json(), "after": None}
 LATER_IN_FORM = {"pixel_range": None, "strict": False}
 """The fields that requests of earlier versions do not have, and their defaults."""
 
@@ -45,7 +46,8 @@ class ImageRequest:
     "category". Without it, the images' folders are their classes, or what the regular expression `label_pattern` finds
     in their names, or files beside them in a WebDataset shard. `shuffle` is the seed of their order, None to sort them
     by path. With `split_folders`, folders such as train are folds. `csv` is the dialect of a CSV file of labels.
-    `listing` is the digest of the list of images.
+    `listing` is the digest of the list of images. `after` is the layout of the dataset that the images are appended to;
+    its schema is `like`, and must be matched exactly.
     """
 
     sources: tuple[str, ...]
@@ -62,6 +64,7 @@ class ImageRequest:
     split_folders: bool = False
     label_pattern: str | None = None
     csv: CsvOptions = field(default_factory=CsvOptions)
+    after: Layout | None = None
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
@@ -74,9 +77,12 @@ class ImageRequest:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON, without the fields that earlier versions did not have, unless they are set."""
-        value = {**asdict(self), "csv": self.csv.to_json()}
-        if value["like"]:
-            del value["like"]["windows"]
+        value = {
+            **asdict(self),
+            "like": self.like and as_json(self.like),
+            "csv": self.csv.to_json(),
+            "after": self.after and self.after.to_json(),
+        }
         for form in (value["form"], ((value["like"] or {}).get("image") or {})):
             for name in [name for name, usual in LATER_IN_FORM.items() if name in form and form[name] == usual]:
                 del form[name]
@@ -93,6 +99,7 @@ class ImageRequest:
                 "form": ImageForm.from_json(value["form"]),
                 "csv": CsvOptions.model_validate(value.get("csv", {})),
                 "like": value["like"] and Schema.from_json(value["like"]),
+                "after": Layout.from_json(value["after"]) if value.get("after") else None,
             }
         )
 
@@ -127,6 +134,11 @@ class ImageConversionSpec:
         return ()
 
     @property
+    def first_row(self) -> int:
+        """The id of the first row: 0 unless the images are appended to a dataset."""
+        return int((self.request.get("after") or {}).get("rows", 0))
+
+    @property
     def source_bytes(self) -> int:
         """The encoded size of all images in bytes."""
         return int(pc.sum(self.images.table["length"]).as_py())
@@ -151,6 +163,8 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
         raise _none_valid(images, invalid)
     if invalid and request.on_error == "stop":
         raise _invalid(images, invalid)
+    if request.like and request.after:
+        _check_classes(labels, request.like, images)
     of_labels, y = encode_labels(labels, request.task, request.like)
     features, table, errors = _encode_features(request, labels)
     paths = images.table["path"]
@@ -171,15 +185,68 @@ def specify_images(request: ImageRequest, images: ImageList) -> ImageConversionS
         roles=roles,
         beside=columns,
     )
+    if request.like and request.after:
+        schema = matched_schema(request.like, schema, images, labels)
+        columns = schema.beside
     count = len(images)
     order = np.arange(count)
     if request.shuffle is not None:
         order = np.argsort(shuffled_places(order, count, request.shuffle))
-    layout = choose_layout(count, schema.arrays()[0].row_bytes)
+    layout = request.after and replace(request.after, rows=count, parts=())
+    layout = layout or choose_layout(count, schema.arrays()[0].row_bytes)
     arrays = {column.array: beside[column.name] for column in columns}
     spec = ImageConversionSpec(layout, schema, request.to_json(), images, y, order, beside=arrays, table=table)
     errors |= invalid
     return skip_images(spec, errors) if errors else spec
+
+
+def _check_classes(labels: Labels, like: Schema, images: ImageList) -> None:
+    """Raise SourceError for the first valid image of a class that the dataset does not have."""
+    if not like.classes or tuple(labels.columns) != like.labels:
+        return
+    values = labels.columns[like.labels[0]]
+    codes = class_codes(values, pa.array(like.classes))
+    for number in np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False)).tolist():
+        if number not in labels.errors:
+            raise SourceError(
+                f"{images.name(number)}: the class '{values[number].as_py()}' does not occur in the dataset; fix the "
+                "label, or convert all images together into a new dataset"
+            )
+
+
+def matched_schema(schema: Schema, found: Schema, images: ImageList, labels: Labels) -> Schema:
+    """The schema of a dataset, for images that are appended to it; their paths and texts may be longer. Raises
+    SourceError for images that the dataset cannot store."""
+    if found.labels != schema.labels:
+        raise SourceError(
+            f"{images.name(0)}: the images have no '{schema.labels[0]}', unlike the dataset; add the labels"
+        )
+    values = dict[str, pa.Array]()
+    for column in schema.beside:
+        if column.name not in labels.others:
+            raise SourceError(
+                f"{images.name(0)}: the images have no column '{column.name}', unlike the dataset; add it"
+            )
+        values[column.name] = as_dates(labels.others[column.name])
+    texts = {KEY: images.table["path"], **{name: found for name, found in values.items() if found.type == pa.string()}}
+    schema = widened(schema, {name: pc.max(pc.binary_length(found)).as_py() or 0 for name, found in texts.items()})
+    for column in schema.beside:
+        if reason := unfit(column, values[column.name]):
+            wrong = (n for n in range(len(images)) if unfit(column, values[column.name][n : n + 1]))
+            raise SourceError(
+                f"{images.name(next(wrong))}: {reason}, unlike in the dataset; fix it, or convert all images together "
+                "into a new dataset"
+            )
+    return schema
+
+
+def unfit(column: SideColumn, values: pa.Array) -> str:
+    """Why a side column cannot store some values; empty if it can."""
+    try:
+        encode_beside(column, values)
+    except ValueError as reason:
+        return str(reason)
+    return ""
 
 
 def _encode_features(request: ImageRequest, labels: Labels) -> tuple[Schema | None, np.ndarray | None, dict[int, str]]:

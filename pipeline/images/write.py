@@ -27,13 +27,14 @@ class ImagePlan:
 
     layout: Layout
     schema: Schema
+    first_row: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return vars(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        return cls(Layout.from_json(value["layout"]), Schema.from_json(value["schema"]))
+        return cls(Layout.from_json(value["layout"]), Schema.from_json(value["schema"]), value["first_row"])
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
     files = [ImageFile(*fields) for fields in zip(*columns, strict=True)]
     start, stop = plan.layout.shard_range(task.shard)
     key = encode_texts("path", table["path"].combine_chunks(), schema.key_width or 1)
-    arrays: dict[str, np.ndarray] = {"id": np.arange(start, stop), "key": key}
+    arrays: dict[str, np.ndarray] = {"id": np.arange(start, stop) + plan.first_row, "key": key}
     if schema.labels:
         y = _stacked(table, "y", len(schema.labels))
         arrays["y"] = y if len(schema.labels) > 1 else y[:, 0]

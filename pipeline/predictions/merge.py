@@ -90,7 +90,7 @@ def merge_predictions(
     if not (root / MANIFEST).exists():
         layout, specs = dataset.layout, prediction_arrays(dataset.schema)
         create_arrays(root, layout, specs, {"foldstream": {"dataset": str(dataset.place)}})
-        places = str(dataset.place), str(plan.place), str(root), scorer.scoring, tuple(models), tuple(map(str, parts))
+        places = dataset.reference, str(plan.place), str(root), scorer.scoring, tuple(models), tuple(map(str, parts))
         tasks = [MergeTask(*places, shard) for shard in range(layout.shards)]
         written, evaluation = [], None
         for shard in in_order(executor.map(merge_shard, tasks)):

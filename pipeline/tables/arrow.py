@@ -34,13 +34,16 @@ Path = tuple[str | int, ...]
 """The way to a plain column: the name of the column of the file, then positions in structs and lists."""
 
 
-def plain_columns(schema: pa.Schema, first: pa.RecordBatch | None) -> dict[str, Path]:
-    """The plain columns of a table and the way to each. The length of lists is that of the first in `first`."""
+def plain_columns(schema: pa.Schema, first: pa.RecordBatch | None, whole: str | None = None) -> dict[str, Path]:
+    """The plain columns of a table and the way to each. The length of lists is that of the first in `first`; the lists
+    of the column `whole` have various lengths and stay one column."""
     names = unique_names(schema.names)
     leaves = [
         leaf
         for position, (name, field) in enumerate(zip(names, schema, strict=True))
-        for leaf in _leaves(name, (name,), field.type, first and first.column(position))
+        for leaf in (
+            [(name, (name,))] if name == whole else _leaves(name, (name,), field.type, first and first.column(position))
+        )
     ]
     return dict(zip(unique_names([name for name, _ in leaves]), (path for _, path in leaves), strict=True))
 

@@ -11,6 +11,7 @@ from ..csv.dates import FIRST, LAST, parse_dates
 from ..csv.options import MISSING
 from ..csv.row_batch import NOT_UTF8
 from ..csv.rows import parse_number, parse_numbers
+from ..sequences.ids import is_list_of_ids, lists_as_text
 from ..target.beside import PARTS
 
 LARGEST = 2**53
@@ -29,7 +30,7 @@ def kind_of_type(kind: pa.DataType) -> str:
         return "seconds"
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind):
         return "number"
-    return "text" if is_text(kind) or types.is_boolean(kind) else ""
+    return "text" if is_text(kind) or types.is_boolean(kind) or is_list_of_ids(kind) else ""
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -136,6 +137,10 @@ def read_dates(column: pa.Array, way: str) -> tuple[pa.Array, dict[int, str]] | 
 def as_text(column: pa.Array) -> tuple[pa.Array, dict[int, str]]:
     """The texts of a decoded column, null where one is missing or wrong, and why a value is no text. Raises
     ArrowInvalid and ArrowNotImplementedError for types that have no text."""
+    if is_list_of_ids(column.type):
+        texts = lists_as_text(column)
+        gaps = pc.and_(texts.is_null(), column.is_valid()).to_numpy(zero_copy_only=False)
+        return texts, dict.fromkeys(np.flatnonzero(gaps).tolist(), "a value of the list is missing")
     try:
         texts = column.cast(pa.string())
         texts.validate(full=True)

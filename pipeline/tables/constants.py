@@ -1,5 +1,5 @@
 """Readers around that of a file: for columns that it does not have, whose value is the same in all of its rows, such as
-the name of its folder, and for texts that must be known, since the table must match other data."""
+the name of its folder, for texts that must be known, since the table must match other data, and for token ids."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -13,6 +13,7 @@ from ...storage.errors import RowError
 from ..csv.dates import YEAR_FIRST, parse_dates
 from ..csv.row_batch import ABSENT, Columns, Misfit, Numbers, RowBatch, drop_rows, remedy_of
 from ..csv.rows import RowReader, parse_number
+from ..sequences.tokenizer import TokenReading
 from ..target.labels import class_codes
 from .parquet import TableReader
 
@@ -24,7 +25,7 @@ def without_constants(columns: Columns, constants: Mapping[str, str | None]) -> 
     return replace(columns, texts=texts, dates=dates, required=required)
 
 
-Inner = TypeVar("Inner", bound="RowReader | TableReader | ConstantReader")
+Inner = TypeVar("Inner", bound="RowReader | TableReader | ConstantReader | KnownReader")
 
 
 class _AroundReader(Generic[Inner]):
@@ -140,8 +141,39 @@ class KnownReader(_AroundReader["RowReader | TableReader | ConstantReader"]):
         return self.reader.text_error(batch, row, name, reason, remedy)
 
 
+class TokenReader(_AroundReader["RowReader | TableReader | ConstantReader | KnownReader"]):
+    """Reads rows by another reader, and the token ids in their texts. Rows whose text has none are invalid."""
+
+    def __init__(self, reader: "RowReader | TableReader | ConstantReader | KnownReader", tokens: TokenReading) -> None:
+        super().__init__(reader)
+        self.columns, self.tokens = reader.columns, tokens
+
+    def read(self, x: np.ndarray) -> RowBatch:
+        """Read at most as many rows as fit in `x` (rows, features); at the end of the piece, no rows and no errors."""
+        batch = self.reader.read(x)
+        lists = self.tokens.read(batch.texts[self.columns.texts.index(self.tokens.column)])
+        if lists.wrong:
+            remedy = "fix the row, name a function that makes ids of text with --tokenizer, or skip such rows with "
+            remedy += "--on-error skip"
+            errors = {
+                row: self.text_error(batch, row, self.tokens.column, reason, remedy)
+                for row, reason in lists.wrong.items()
+            }
+            drop_rows(x, batch, errors)
+            lists = lists.without([*errors])
+        batch.tokens = lists
+        return batch
+
+    def text_error(self, batch: RowBatch, row: int, name: str, reason: str, remedy: str) -> RowError:
+        """The error for a text in a batch whose value is not allowed."""
+        return self.reader.text_error(batch, row, name, reason, remedy)
+
+
+AnyReader = RowReader | TableReader | ConstantReader | KnownReader | TokenReader
+
+
 def unknown_texts(
-    reader: "RowReader | TableReader | ConstantReader | KnownReader",
+    reader: AnyReader,
     batch: RowBatch,
     name: str,
     values: pa.Array,
@@ -156,7 +188,7 @@ def unknown_texts(
 
 
 def unknown_error(
-    reader: RowReader | TableReader | ConstantReader | KnownReader,
+    reader: AnyReader,
     batch: RowBatch,
     row: int,
     name: str,

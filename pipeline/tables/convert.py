@@ -19,6 +19,8 @@ from ...storage.format import LEFT_OUT, MANIFEST, WORK
 from ...storage.places.json_files import create_json, write_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
+from ...storage.programs.own_code import Code, copy_code
+from ...storage.sequences import TOKENIZER
 from ...storage.tasks import CONVERSION, Executor, Progress, Task, silent
 from ..csv.cut import CsvTable, Cut, cut_ranges, cut_tasks, resolve_cuts
 from ..csv.row_batch import Columns, Piece, is_unlabelled, joint_remedy
@@ -33,7 +35,7 @@ from .findings import ErrorTask, Findings, ScanPlan, ScanTask, find_errors, merg
 from .kinds import describe_kinds
 from .readers import OpenedTable, OpenTask, SourceTable, fill_columns, open_source, sample_columns
 from .shuffle import ORDER, ShuffledPlaces, StoredPlaces, write_shuffled
-from .spec import ConversionSpec, ConvertRequest, choose_columns, specify_conversion
+from .spec import NO_CODE, ConversionSpec, ConvertRequest, choose_columns, specify_conversion
 
 Result = TypeVar("Result")
 
@@ -43,14 +45,19 @@ SAMPLE_BYTES = 2 << 20
 
 
 def convert(
-    request: ConvertRequest, root: Location, executor: Executor, progress: Progress = silent, overwrite: bool = False
+    request: ConvertRequest,
+    root: Location,
+    executor: Executor,
+    progress: Progress = silent,
+    overwrite: bool = False,
+    code: Code = NO_CODE,
 ) -> Dataset:
     """Convert the request's sources into a dataset at `root`, or resume an interrupted conversion of the same request.
 
     Raises SourceError at the first invalid row (before anything is committed), UsageError for options that do not
     match the data, and ConflictError if `root` contains something else. With `overwrite`, a dataset at `root` is
     replaced, but only once all rows have been read and the new dataset is specified, so that a mistyped option does
-    not delete it.
+    not delete it. `code` are the files of the request's tokenizer, of which the dataset keeps a copy.
     """
     root, fingerprint = locate(root), request.to_json()
     if is_converted(root, fingerprint, overwrite):
@@ -59,15 +66,17 @@ def convert(
     with lock_target(root):
         stored = load_spec(root, fingerprint, overwrite)
         spec = stored and ConversionSpec.from_json(stored)
+        copy_code(code, root / WORK / TOKENIZER)
         if spec is None:
             cut = cut_sources(request, root, executor, progress)
-            with _all_errors(request, cut, executor):
+            with _all_errors(request, root, cut, executor):
                 spec = None if (root / MANIFEST).exists() else specify_by_sample(request, cut, root, executor)
                 spec = spec or specify_by_scan(request, cut, root, executor, progress)
             if not create_json(root / WORK / SPEC, spec.to_json()):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
-        with _all_errors(request, _cut_of(spec), executor):
+        with _all_errors(request, root, _cut_of(spec), executor):
             spec = _write(spec, request, root, executor, progress)
+        copy_code(code, root / TOKENIZER)
         commit_dataset(spec, root)
         (root / WORK).remove_tree()
     dataset = open_dataset(root)
@@ -103,7 +112,7 @@ def _cut_of(spec: ConversionSpec) -> CutSources:
 
 
 @contextmanager
-def _all_errors(request: ConvertRequest, cut: CutSources, executor: Executor) -> Iterator[None]:
+def _all_errors(request: ConvertRequest, root: Place, cut: CutSources, executor: Executor) -> Iterator[None]:
     """Add other errors of the same file to an error of a row, so that they can be fixed together. Shards are written at
     the same time, so the first error to be raised need not be that of the first row."""
     try:
@@ -121,6 +130,7 @@ def _all_errors(request: ConvertRequest, cut: CutSources, executor: Executor) ->
             request.like,
             request.unknown == "code",
             MOST_ERRORS,
+            request.reading(root),
         )
         [found] = _run(executor, find_errors, [task], "", "", silent)
         found = [one for one in found if not is_unlabelled(one, request.needed_labels)]
@@ -133,7 +143,7 @@ def _all_errors(request: ConvertRequest, cut: CutSources, executor: Executor) ->
 def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progress: Progress) -> CutSources:
     """Open all sources and cut them into pieces of whole rows."""
     tasks = [
-        OpenTask(source, request.csv, str(root / WORK / "unpacked" / f"{i:06d}"))
+        OpenTask(source, request.csv, str(root / WORK / "unpacked" / f"{i:06d}"), next(iter(request.sequences), None))
         for i, source in enumerate(request.sources)
     ]
     found: list[list[OpenedTable]] = _run(
@@ -149,7 +159,8 @@ def cut_sources(request: ConvertRequest, root: Place, executor: Executor, progre
         raise _no_rows(tables[0])
     sample = sample_columns(opened)
     columns = choose_columns(request, tables, sample)
-    texts = [] if request.like else [name for name in columns.texts if name in {*columns.features, *request.labels}]
+    shown_texts = {*columns.features, *request.labels} - {*columns.sequences}
+    texts = [] if request.like else [name for name in columns.texts if name in shown_texts]
     if said := describe_kinds(tables[0], texts, columns.formats, request, sample):
         progress("columns", 1, 1, "; ".join(said))
     plain = {i: table for i, table in enumerate(tables) if isinstance(table, CsvTable) and opened[i].pieces is None}
@@ -180,11 +191,11 @@ def specify_by_sample(
 ) -> ConversionSpec | None:
     """A spec from the first rows of some pieces; None if a full scan is needed."""
     tables, pieces, columns = cut
-    if request.on_error == "skip":
+    if request.on_error == "skip" or request.sequences:  # the longest sequence decides how all are stored
         return None
     chosen = sorted({round(i * (len(pieces) - 1) / (SAMPLES - 1)) for i in range(SAMPLES)})
     some = [pieces[i] for i in chosen]
-    plan = _scan_plan(request, tables, columns)  # kept, so that this process does not read it
+    plan = _scan_plan(request, root, tables, columns)  # kept, so that this process does not read it
     stored = store_plan(root, plan)
     tasks = [ScanTask(stored, table, piece, None, SAMPLE_BYTES) for table, piece in some]
     try:
@@ -209,7 +220,7 @@ def specify_by_scan(
     tables, pieces, columns = cut
     folder = root / WORK / SKIPPED
     skips = request.on_error == "skip" or request.needed_labels
-    plan = _scan_plan(request, tables, columns)  # kept, so that this process does not read it
+    plan = _scan_plan(request, root, tables, columns)  # kept, so that this process does not read it
     stored = store_plan(root, plan)
     tasks = [
         ScanTask(stored, *piece, str(folder / f"{i:08d}.csv") if skips else None) for i, piece in enumerate(pieces)
@@ -222,11 +233,18 @@ def specify_by_scan(
     if total.skipped and request.on_error == "stop":
         names = " or ".join(f"'{name}'" for name in request.labels)
         progress("left out", 1, 1, f"{len(total.skipped):,} rows without {names}; {LEFT_OUT} in the dataset lists them")
-    return specify_conversion(request, columns, tables, pieces, found, total)
+    spec = specify_conversion(request, columns, tables, pieces, found, total)
+    if tokens := spec.schema.tokens:
+        cut_off = f", {tokens.truncated:,} longer ones are truncated" if tokens.truncated else ""
+        lengths = f"sequences of up to {spec.schema.sample_shape[0]:,} token ids{cut_off}"
+        progress("tokens", 1, 1, f"{lengths}; a vocabulary of {tokens.vocabulary:,}")
+    return spec
 
 
-def _scan_plan(request: ConvertRequest, tables: Sequence[SourceTable], columns: Columns) -> ScanPlan:
-    return ScanPlan(tables, columns, request.missing == "error", request.on_error == "skip", request.needed_labels)
+def _scan_plan(request: ConvertRequest, root: Place, tables: Sequence[SourceTable], columns: Columns) -> ScanPlan:
+    required, skips, tokens = request.missing == "error", request.on_error == "skip", request.reading(root)
+    length = request.like.sample_shape[0] if request.like and tokens else request.length
+    return ScanPlan(tables, columns, required, skips, request.needed_labels, tokens, length)
 
 
 def shown(progress: Progress, executor: Executor, root: Place) -> Progress:
@@ -271,7 +289,7 @@ def write_shards(
     if digest := spec.request.get("order"):
         places = StoredPlaces(str(root.parent / WORK / ORDER), digest)
         return write_shuffled(spec, root, left, places, executor, progress)
-    plan = ShardPlan.of(spec)
+    plan = ShardPlan.of(spec, root)
     stage = Stage("convert", write_shard_task, partial(ShardTask, store_plan(root, plan)))
     misfits = run_shard_tasks(stage, spec, root, left, executor, progress)
     return misfits[0] if misfits else None

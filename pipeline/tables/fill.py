@@ -11,12 +11,16 @@ import pyarrow.compute as pc
 from ...storage.errors import SourceError
 from ...storage.format import Layout, Schema
 from ...storage.places.locate import locate
+from ...storage.places.place import Place
+from ...storage.sequences import LENGTH
 from ..csv.row_batch import Columns, Numbers, Piece, Rounding, RowBatch, is_unlabelled
+from ..sequences.tokenizer import TokenReading
 from ..target.beside import DAY, date_seconds, encode_beside
 from ..target.labels import class_codes, truths
 from ..target.plan import StoredPlan
 from ..target.receipts import finish_shard
 from .constants import unknown_error
+from .findings import TOKEN_ROWS
 from .readers import Reader, SourceTable, open_reader, tables_from_json, tables_to_json
 from .spec import ConversionSpec, ConvertRequest, DatasetPiece
 
@@ -31,7 +35,8 @@ class ShardPlan:
     `sampled`: a value that does not fit the schema is not an error, but shows that the sample was not representative.
     `rounding`: which numbers may be rounded to the dtype of `x`. `required`: no value may be missing. `like_other`: the
     categories and classes are those of another dataset; with `encode_unknown`, unknown categories get an additional
-    code after all others. `needed_labels`: those without which a row is left out.
+    code after all others. `needed_labels`: those without which a row is left out. `first_row`: the id of the first row,
+    if the rows are appended to a dataset. `tokens`: how texts become token ids.
     """
 
     layout: Layout
@@ -45,10 +50,12 @@ class ShardPlan:
     like_other: bool
     encode_unknown: bool
     needed_labels: Sequence[str]
+    first_row: int = 0
+    tokens: TokenReading | None = None
 
     @classmethod
-    def of(cls, spec: ConversionSpec) -> Self:
-        """The plan for the tasks of a spec."""
+    def of(cls, spec: ConversionSpec, root: Place) -> Self:
+        """The plan for the tasks of a spec that write to `root`."""
         pieces = [(one.table, *vars(one.piece).values(), one.first_row, one.rows, one.skipped) for one in spec.pieces]
         return cls(
             spec.layout,
@@ -62,6 +69,8 @@ class ShardPlan:
             spec.request["like"] is not None,
             spec.request["unknown"] == "code",
             ConvertRequest.from_json(spec.request).needed_labels,
+            spec.first_row,
+            ConvertRequest.from_json(spec.request).reading(root),
         )
 
     def pieces_of(self, shard: int) -> list[DatasetPiece]:
@@ -85,6 +94,7 @@ class ShardPlan:
                 "columns": Columns.from_json(value["columns"]),
                 "tables": tables_from_json(value["tables"]),
                 "pieces": np.array(value["pieces"], np.int64),
+                "tokens": value["tokens"] and TokenReading.from_json(value["tokens"]),
             }
         )
 
@@ -108,6 +118,7 @@ def write_shard_task(task: ShardTask) -> str | None:
         arrays, missing = read_shard(plan, task.shard)
     except MisfitError as misfit:
         return str(misfit)
+    arrays["id"] += plan.first_row
     finish_shard(locate(task.plan.root), plan, task.shard, arrays, missing)
     return None
 
@@ -133,6 +144,8 @@ class ShardFiller:
         self.x = arrays["x"].reshape(len(arrays["x"]), -1)
         self.batch_rows = max(1, BATCH_BYTES // self.x[:1].nbytes)
         self.numbers = Numbers(self.schema.x_dtype, plan.rounding)
+        if plan.tokens:  # readers know columns, and ids are not one for each
+            self.x, self.batch_rows = np.zeros((len(self.x), 1), self.x.dtype), min(self.batch_rows, TOKEN_ROWS)
         self.classes = pa.array(self.schema.classes, pa.string())
         self.categories = {name: pa.array(values, pa.string()) for name, values in self.schema.categories.items()}
 
@@ -144,7 +157,8 @@ class ShardFiller:
         """
         table = self.plan.tables[piece.table]
         passed = 0 if piece.skipped else skip
-        reader = open_reader(table, piece.piece, self.columns, self.numbers, self.plan.required, passed)
+        numbers, required, tokens = self.numbers, self.plan.required, self.plan.tokens
+        reader = open_reader(table, piece.piece, self.columns, numbers, required, passed, tokens)
         if skip > passed:
             self._pass_over(reader, skip, piece)
         at = rows.start
@@ -172,12 +186,19 @@ class ShardFiller:
     def _check(self, batch: RowBatch, piece: DatasetPiece) -> None:
         if batch.errors and not piece.skipped:
             if is_unlabelled(batch.errors[0], self.plan.needed_labels):
-                self._misfit("some rows have no label")
+                self._misfit("some rows have no label", sample=True)
             raise batch.errors[0]
         if batch.misfits:
-            self._misfit(f"{batch.misfits[0].value} cannot be stored as {self.schema.x_dtype}")
+            value, where = batch.misfits[0]
+            self._misfit(f"{value} cannot be stored as {self.schema.x_dtype}", where)
 
-    def _misfit(self, reason: str) -> None:
+    def _misfit(self, reason: str, where: str = "the new rows", sample: bool = False) -> None:
+        """Raise an error: MisfitError if the sample may be to blame, which for appended rows it is only if `sample`."""
+        if self.plan.first_row and not (sample and self.plan.sampled):
+            raise SourceError(
+                f"{where}: {reason}, unlike in the dataset that the rows are appended to; fix the rows, or convert all "
+                "sources together into a new dataset"
+            )
         if self.plan.sampled:
             raise MisfitError(reason)
         if self.plan.like_other:
@@ -203,6 +224,10 @@ class ShardFiller:
                 x[:, position] = self._dates(name, values)
             else:
                 x[:, position] = self._codes(reader, batch, name, values.fill_null(""), self.categories[name])
+        if batch.tokens is not None:
+            self.arrays[LENGTH][rows] = batch.tokens.fill(self.arrays["x"][rows])
+            for name in self.columns.sequences:
+                self.missing[places[name]] += texts[name].null_count
         for name, at in gaps.items():
             self.missing[places[name]] += len(at)
             if name not in schema.categories and not self.numbers.is_float:
@@ -217,7 +242,7 @@ class ShardFiller:
             for column in schema.named:
                 self.arrays[column.array][rows] = encode_beside(column, texts[column.name])
         except ValueError as reason:
-            self._misfit(str(reason))
+            self._misfit(str(reason), sample=True)
 
     def _codes(self, reader: Reader, batch: RowBatch, name: str, values: pa.Array, known: pa.Array) -> np.ndarray:
         codes = class_codes(values, known) if name in self.schema.labels else pc.index_in(values, known)

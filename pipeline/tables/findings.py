@@ -16,6 +16,8 @@ from ...storage.format import Schema
 from ...storage.places.locate import locate
 from ..csv.kernels import extend_ranges
 from ..csv.row_batch import Columns, Misfit, Numbers, Piece, RowBatch, is_unlabelled
+from ..sequences.form import TokenFindings
+from ..sequences.tokenizer import TokenReading
 from ..target.beside import date_seconds, finest, unit_of
 from ..target.labels import TextFindings
 from ..target.plan import StoredPlan
@@ -23,6 +25,7 @@ from .constants import unknown_texts
 from .readers import Reader, SourceTable, open_reader, tables_from_json, tables_to_json
 
 SCRATCH_VALUES = 1 << 17  # a megabyte, which stays in the core's cache
+TOKEN_ROWS = 1 << 11  # of texts that are tokenized at once
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Findings:
     texts: dict[str, TextFindings] = field(default_factory=dict)
     skipped: tuple[int, ...] = ()
     """The positions of the invalid rows, which `rows` does not include, among all rows."""
+    lengths: TokenFindings = field(default_factory=TokenFindings)
 
     def merged(self, other: "Findings") -> "Findings":
         """Both together, except what was skipped; see `merge_findings`."""
@@ -63,6 +67,7 @@ class Findings:
             (min(beyond_exact), max(beyond_exact)) if beyond_exact else (),
             {name: finest(self.units.get(name), other.units.get(name)) for name in {**self.units, **other.units}},
             texts,
+            lengths=self.lengths.merged(other.lengths),
         )
 
     def of_features(self, positions: Sequence[int]) -> "Findings":
@@ -74,13 +79,16 @@ class Findings:
 @dataclass(frozen=True)
 class ScanPlan:
     """What all tasks of a scan need: the tables, and the columns to read. With `required`, no number may be missing.
-    With `skip`, invalid rows are skipped, otherwise only those that have no value of one of the `labels`."""
+    With `skip`, invalid rows are skipped, otherwise only those that have no value of one of the `labels`. `tokens` are
+    read from a column, of which at most `length` are kept of a row."""
 
     tables: Sequence[SourceTable]
     columns: Columns
     required: bool
     skip: bool
     labels: Sequence[str]
+    tokens: TokenReading | None = None
+    length: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "tables": tables_to_json(self.tables)}
@@ -88,7 +96,8 @@ class ScanPlan:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         tables, columns = tables_from_json(value["tables"]), Columns.from_json(value["columns"])
-        return cls(**{**value, "tables": tables, "columns": columns})
+        tokens = value["tokens"] and TokenReading.from_json(value["tokens"])
+        return cls(**{**value, "tables": tables, "columns": columns, "tokens": tokens})
 
 
 @dataclass(frozen=True)
@@ -109,8 +118,9 @@ def scan_piece(task: ScanTask) -> Findings:
     """Run a task. Raises RowError at the first invalid row that is not to be skipped."""
     plan = task.plan.load()
     columns, features = plan.columns, plan.columns.features
-    reader = open_reader(plan.tables[task.table], task.piece, columns, Numbers("float64"), plan.required)
-    scratch = np.full((max(16, SCRATCH_VALUES // len(features)), len(features)), np.nan)
+    table, tokens = plan.tables[task.table], plan.tokens
+    reader = open_reader(table, task.piece, columns, Numbers("float64"), plan.required, tokens=tokens)
+    scratch = np.full((TOKEN_ROWS if tokens else max(16, SCRATCH_VALUES // len(features)), len(features)), np.nan)
     found, errors, skipped, rows = [], [], [], 0
     while not reader.ended and (task.bytes is None or reader.position < task.bytes):
         batch = reader.read(scratch)
@@ -122,7 +132,9 @@ def scan_piece(task: ScanTask) -> Findings:
             skipped += [rows + row for row in batch.invalid_rows()]
         rows += batch.rows + len(batch.errors)
         if batch.rows:
-            found.append(_findings(scratch[: batch.rows], batch.texts, batch.missing, batch.misfits, columns))
+            found.append(_findings(scratch[: batch.rows], batch, columns))
+            if tokens:
+                found[-1] = replace(found[-1], lengths=TokenFindings.of(batch.tokens, plan.length))
     if errors:
         assert task.skip_list is not None
         locate(task.skip_list).write(format_errors(errors))
@@ -141,15 +153,16 @@ class ErrorTask:
     like: Schema | None
     unknown: bool
     most: int
+    tokens: TokenReading | None = None
 
 
 def find_errors(task: ErrorTask) -> list[RowError]:
     """Run a task."""
     features = task.columns.features
     found = list[RowError]()
-    scratch = np.empty((max(16, SCRATCH_VALUES // len(features)), len(features)))
+    scratch = np.empty((TOKEN_ROWS if task.tokens else max(16, SCRATCH_VALUES // len(features)), len(features)))
     for piece in task.pieces:
-        reader = open_reader(task.table, piece, task.columns, Numbers("float64"), task.required)
+        reader = open_reader(task.table, piece, task.columns, Numbers("float64"), task.required, tokens=task.tokens)
         while not reader.ended and len(found) < task.most:
             batch = reader.read(scratch)
             errors = [*batch.errors, *(_unknown_errors(reader, batch, task, task.like) if task.like else ())]
@@ -171,15 +184,15 @@ def _unknown_errors(reader: Reader, batch: RowBatch, task: ErrorTask, like: Sche
         yield from (error for _, error in islice(found, task.most))
 
 
-def _findings(
-    x: np.ndarray, texts: Sequence[pa.Array], gaps: np.ndarray, misfits: Sequence[Misfit], columns: Columns
-) -> Findings:
+def _findings(x: np.ndarray, batch: RowBatch, columns: Columns) -> Findings:
     count = len(columns.features)
     found: dict[str, TextFindings] = {}
-    missing = np.bincount(gaps[:, 1], minlength=count)
+    missing = np.bincount(batch.missing[:, 1], minlength=count)
     units = dict[str, str]()
-    for name, values in zip(columns.texts, texts, strict=True):
+    for name, values in zip(columns.texts, batch.texts, strict=True):
         place = columns.places.get(name)
+        if name in columns.sequences:
+            continue
         if place is not None:
             missing[place] += values.null_count
             if name not in columns.dates:
@@ -195,7 +208,8 @@ def _findings(
     extend_ranges(x, low, high, has_fractions, needs_float64)
     for name in units.keys() & columns.places.keys():
         needs_float64[columns.places[name]] |= has_fractions[columns.places[name]]
-    ends = (min(misfits), max(misfits)) if misfits else ()  # integers: all other numbers fit a float64
+    misfits = batch.misfits  # integers: all other numbers fit a float64
+    ends = (min(misfits), max(misfits)) if misfits else ()
     return Findings(
         len(x),
         low,

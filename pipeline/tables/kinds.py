@@ -1,7 +1,7 @@
 """The kinds of columns, numbers, dates or categories, decided from the types and the first values of the sources."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -9,7 +9,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from ...storage.errors import SourceError, UsageError
-from ...storage.format import Schema
+from ...storage.format import Layout, Schema
 from ..csv.amounts import AMOUNT, LOCAL, find_amounts
 from ..csv.cut import CsvTable
 from ..csv.dates import (
@@ -24,6 +24,7 @@ from ..csv.dates import (
     short_formats,
 )
 from ..csv.dialect import Dialect, is_number
+from ..target.beside import UNITS
 from .readers import SourceTable
 
 Sample = Mapping[str, Sequence[str]]
@@ -49,6 +50,8 @@ class Wishes(Protocol):
     def roles(self) -> dict[str, tuple[str, ...]]: ...
     @property
     def like(self) -> Schema | None: ...
+    @property
+    def after(self) -> Layout | None: ...
 
 
 @dataclass
@@ -69,14 +72,20 @@ def choose_kinds(
     sample: Sample,
 ) -> Kinds:
     """The kinds of the features and of the columns beside them, and the formats of these and of the label and the key,
-    which are `own`. Those of the features are as in the schema `like`, if there is one.
+    which are `own`. Those of the features are as in the schema `like`, if there is one, and those of all columns if
+    rows are appended.
 
     Raises UsageError for formats that are not valid, and SourceError for dates whose order is not clear.
     """
     like = request.like
-    found = _find_kinds(request, table, beside, sample)
+    if like and request.after:
+        dates = [column.name for column in like.beside if column.kind in UNITS]
+        found = Kinds([], dates, _find_formats(request, table, dates, like, sample))
+    else:
+        found = _find_kinds(request, table, beside, sample)
     if like:
-        of_features = Kinds([*like.categories], [*like.dates], _find_formats(request, table, like, sample))
+        formats = _find_formats(request, table, like.dates, like, sample)
+        of_features = Kinds([*like.categories], [*like.dates], formats)
     else:
         of_features = _find_kinds(request, table, features, sample)
     quantities = [*request.labels, *(name for role in QUANTITIES for name in request.roles.get(role, ()))]
@@ -107,13 +116,15 @@ def _find_kinds(request: Wishes, table: SourceTable, names: Sequence[str], sampl
     return found
 
 
-def _find_formats(request: Wishes, table: SourceTable, kinds: Schema, sample: Sample) -> dict[str, str]:
-    """The formats of the columns of a schema in a table: as requested, as in the schema, or as its own values have them
-    where those of the schema do not fit."""
+def _find_formats(
+    request: Wishes, table: SourceTable, dates: Iterable[str], kinds: Schema, sample: Sample
+) -> dict[str, str]:
+    """The formats of the columns of a schema in a table, some of which are `dates`: as requested, as in the schema, or
+    as its own values have them where those of the schema do not fit."""
     given, general = split_formats(request.date_formats, table.columns)
     formats = {name: way for name, way in kinds.formats.items() if way == AMOUNT}
     formats |= dict.fromkeys(request.numbers, AMOUNT)
-    for name in kinds.dates:
+    for name in dates:
         known = kinds.formats.get(name, YEAR_FIRST)
         values = present(sample.get(name, ()), table)
         formats[name] = given.get(name) or _way_of(request, table, name, values, general, known)

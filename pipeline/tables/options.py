@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ...storage.options import Cli, Options, Texts
+from ...storage.options import Cli, Files, Options, Texts
 from ..csv.options import CsvOptions
 from ..target.options import TASK, OnError, RoleOptions, Seed, Task, parse_numbers
 
@@ -69,6 +69,21 @@ class TableOptions(RoleOptions):
     number: Texts = Field(
         default=(),
         description="Column of numbers such as $1,200.50, (5) for -5, or 12% for 0.12; repeatable.",
+    )
+    tokens: str | None = Field(
+        default=None,
+        description="Column of lists of token ids, or of texts with --tokenizer: samples are sequences of these.",
+    )
+    tokenizer: str | None = Field(
+        default=None,
+        description="Function that takes a list of texts and returns a list of token ids for each: "
+        "path/to/file.py:function or package.module:function. The dataset keeps a copy of your code.",
+    )
+    length: int | None = Field(
+        default=None, ge=1, description="Truncate sequences to so many token ids; by default the longest is kept."
+    )
+    asset: Files = Field(
+        default=(), description="File or folder beside your code that the tokenizer reads, repeatable."
     )
     missing: Annotated[str, AfterValidator(_check_missing)] = Field(
         default="keep", description="keep: store missing values, which training fills; error: stop at the first one."

@@ -69,37 +69,40 @@ class ParquetTable:
         return f"{self.format}{says_parts(lists)}{says_renamed(self.renamed)}"
 
 
-def open_table(path: str, place: str = "") -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
+def open_table(
+    path: str, place: str = "", whole: str | None = None
+) -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
     """Open a file, at `place` if it was unpacked: its columns, its pieces and the values of its first rows as text. A
-    part of a folder may have no rows, and then no pieces. Raises SourceError."""
+    part of a folder may have no rows, and then no pieces. The lists of the column `whole` stay one column. Raises
+    SourceError."""
     with damage_in_words(path, "Parquet"), opened(path, place) as file:
         groups = range(file.metadata.num_row_groups)
         counts = [file.metadata.row_group(group).num_rows for group in groups]
         firsts = [0, *itertools.accumulate(counts)]
         first = next(file.iter_batches(SAMPLE_ROWS), None)
-        table, sample = describe_table(path, place, "Parquet", file.schema_arrow, first)
+        table, sample = describe_table(path, place, "Parquet", file.schema_arrow, first, whole)
     return table, tuple(Piece(g, g + 1, firsts[g] + 1, counts[g]) for g in groups if counts[g]), sample
 
 
 def open_other(
-    path: str, place: str, unpacked: str, kind: Format, suffix: str = ""
+    path: str, place: str, unpacked: str, kind: Format, suffix: str = "", whole: str | None = None
 ) -> tuple[ParquetTable, tuple[Piece, ...], list[list[str]]]:
     """Open an Arrow file, or JSON lines compressed as the suffix says; see `open_table`. What cannot be read from the
     middle is stored in the file `unpacked`."""
     if kind == "Arrow" and is_stream(path, place):
         kind = "Arrow stream"
     schema, pieces, first, stored = open_pieces(path, place, unpacked, kind, suffix)
-    table, sample = describe_table(path, stored, kind, schema, first)
+    table, sample = describe_table(path, stored, kind, schema, first, whole)
     return table, tuple(pieces), sample
 
 
 def describe_table(
-    path: str, place: str, kind: Format, schema: pa.Schema, first: pa.RecordBatch | None
+    path: str, place: str, kind: Format, schema: pa.Schema, first: pa.RecordBatch | None, whole: str | None = None
 ) -> tuple[ParquetTable, list[list[str]]]:
     """The columns of a file, and the values of its first rows as text."""
     noted = (schema.pandas_metadata or {}).get("index_columns", [])
     index = tuple(name for name in noted if isinstance(name, str) and name in schema.names)  # a range is a dict
-    names, paths = unique_names(schema.names), plain_columns(schema, first)
+    names, paths = unique_names(schema.names), plain_columns(schema, first, whole)
     columns = dict[str, pa.Array]()
     types = dict(zip(names, schema.types, strict=True))
     if first:

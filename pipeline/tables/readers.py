@@ -16,12 +16,13 @@ from ..csv.open import open_csv, unpack_csv
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Numbers, Piece
 from ..csv.rows import RowReader
-from .constants import ConstantReader, KnownReader, without_constants
+from ..sequences.tokenizer import TokenReading
+from .constants import ConstantReader, KnownReader, TokenReader, without_constants
 from .parquet import ParquetTable, TableReader, open_other, open_table
 from .sources import OTHERS, common_depth, folder_columns, is_table, is_visible, kind_of
 
 SourceTable = CsvTable | ParquetTable
-Reader = RowReader | TableReader | ConstantReader | KnownReader
+Reader = RowReader | TableReader | ConstantReader | KnownReader | TokenReader
 
 COPY_BYTES = 1 << 20
 CSV_KIND, PARQUET_KIND = "CsvText", "ParquetTable"  # in a stored spec
@@ -29,11 +30,13 @@ CSV_KIND, PARQUET_KIND = "CsvText", "ParquetTable"  # in a stored spec
 
 @dataclass(frozen=True)
 class OpenTask:
-    """Open `source`; if it has to be unpacked, the copy is written to the file `unpacked`."""
+    """Open `source`; if it has to be unpacked, the copy is written to the file `unpacked`. The lists of the column
+    `whole` are read as they are."""
 
     source: Source
     options: CsvOptions
     unpacked: str
+    whole: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def open_source(task: OpenTask) -> list[OpenedTable]:
     if is_archive(path):
         return [_with_partitions(one, partitions) for one in _open_archive(task)]
     if kind_of(path) != "CSV":
-        return [_with_partitions(_open_columns(path, path, path, task.unpacked), partitions)]
+        return [_with_partitions(_open_columns(task, path, path, path, task.unpacked), partitions)]
     return [_with_partitions(OpenedTable(*open_csv(task.source, task.options, task.unpacked)), partitions)]
 
 
@@ -98,12 +101,12 @@ def _is_member(name: str) -> bool:
     return is_table(name.split("/")) and not is_archive(name)
 
 
-def _open_columns(path: str, name: str, place: str, unpacked: str) -> OpenedTable:
+def _open_columns(task: OpenTask, path: str, name: str, place: str, unpacked: str) -> OpenedTable:
     """A table of another kind than CSV, whose file is at `place`."""
     kind = kind_of(name)
     if kind == "Arrow" or kind == "JSON lines":
-        return OpenedTable(*open_other(path, place, unpacked, kind, PurePath(name).suffix.lower()))
-    return OpenedTable(*open_table(path, "" if place == path else place))
+        return OpenedTable(*open_other(path, place, unpacked, kind, PurePath(name).suffix.lower(), task.whole))
+    return OpenedTable(*open_table(path, "" if place == path else place, task.whole))
 
 
 def _open_member(task: OpenTask, name: str, stream: Any, number: int) -> OpenedTable:
@@ -113,7 +116,7 @@ def _open_member(task: OpenTask, name: str, stream: Any, number: int) -> OpenedT
     if kind_of(name) != "CSV":
         with locate(f"{unpacked}-copy").whole_file() as copy:
             shutil.copyfileobj(stream, copy, COPY_BYTES)
-        return _open_columns(path, name, f"{unpacked}-copy", unpacked)
+        return _open_columns(task, path, name, f"{unpacked}-copy", unpacked)
     opened = OpenedTable(*unpack_csv(path, suffix, stream, task.options, unpacked))
     while not stream.closed and stream.read(COPY_BYTES):  # a checksum is compared at the end
         pass
@@ -121,9 +124,16 @@ def _open_member(task: OpenTask, name: str, stream: Any, number: int) -> OpenedT
 
 
 def open_reader(
-    table: SourceTable, piece: Piece, columns: Columns, numbers: Numbers, required: bool = False, skip: int = 0
+    table: SourceTable,
+    piece: Piece,
+    columns: Columns,
+    numbers: Numbers,
+    required: bool = False,
+    skip: int = 0,
+    tokens: TokenReading | None = None,
 ) -> Reader:
-    """A reader of the rows of a piece after the first `skip`. With `required`, a missing number is an error."""
+    """A reader of the rows of a piece after the first `skip`. With `required`, a missing number is an error; with
+    `tokens`, rows without token ids are."""
     constants = {name: value for name, value in table.constants.items() if name in columns.names}
     inner = without_constants(columns, constants) if constants else columns
     of_file: RowReader | TableReader
@@ -132,7 +142,8 @@ def open_reader(
     else:
         of_file = RowReader(table, piece, inner, numbers, required, skip)
     reader = ConstantReader(of_file, columns, numbers, required, constants) if constants else of_file
-    return KnownReader(reader) if columns.known else reader
+    known = KnownReader(reader) if columns.known else reader
+    return TokenReader(known, tokens) if tokens else known
 
 
 def table_to_json(table: SourceTable) -> dict[str, Any]:

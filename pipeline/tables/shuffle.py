@@ -176,7 +176,7 @@ def write_shuffled(
     if not shards:
         return None
     (root / WORK / EARLIER).remove_tree()
-    plan = ShardPlan.of(spec)
+    plan = ShardPlan.of(spec, root)
     stored = store_plan(root, plan)
     partition = Partition.of(spec.layout.shards, FAN)
     missing = partition.missing(shards, stored_files(root, partition))
@@ -264,6 +264,7 @@ def gather_shard(task: ShuffleTask) -> str | None:
         filled[places] = True
     if not filled.all():
         raise DamagedError(f"rows are missing from {root / WORK / SPILLED}; start over with --overwrite")
+    arrays["id"] += plan.first_row
     finish_shard(root, plan, task.file, arrays, np.array(read_json(note_path(root, task.file))))
     return None
 

@@ -12,12 +12,18 @@ from typing import Any, Self
 import numpy as np
 
 from ...storage.errors import UsageError, suggest
-from ...storage.format import Layout, Schema, Source, choose_layout
+from ...storage.format import WORK, Layout, Schema, Source, choose_layout
 from ...storage.options import as_texts
+from ...storage.places.json_files import as_json
+from ...storage.places.place import Place
+from ...storage.programs.own_code import Code
+from ...storage.sequences import BESIDE_TOKENS, TokenForm
 from ..csv.dialect import UNNAMED
 from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Piece, Rounding
-from ..target.beside import DAY, roles_of, side_columns
+from ..sequences.form import TokenFindings
+from ..sequences.tokenizer import TokenReading
+from ..target.beside import DAY, roles_of, side_columns, widened
 from ..target.labels import DISTINCT_LIMIT, choose_labels
 from .findings import Findings
 from .kinds import Sample, choose_kinds
@@ -25,12 +31,19 @@ from .options import FLOATS, INTEGERS, TableOptions
 from .parquet import ParquetTable
 from .readers import SourceTable, table_from_json, table_to_json
 
+NO_CODE = Code()
+NEW: dict[str, Any] = {
+    "columns": "same",
+    "after": None,
+    "order": None,
+    "tokens": None,
+    "tokenizer": None,
+    "length": None,
+    "code": {},
+}
+"""The options that earlier versions did not have, with their defaults."""
 NEARLY_ALL, FEWEST_TEXTS = 0.8, 20
 """A text column is free text, or names, if this fraction of its values, and at least this many, are distinct."""
-
-
-_LATER = {"columns": "same", "order": None}
-"""Options that earlier versions did not have, with their defaults."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,10 @@ class ConvertRequest:
     amounts such as $7.00. `missing` is whether a missing value is kept or an error; `like` is the schema of a dataset
     that this one must match, `unknown` how categories that it does not have are handled; `shuffle` is the seed for
     shuffling all rows, and `order` the SHA-256 of the file of their places (see `shuffle.py`); `columns` is whether
-    files must have the "same" columns, or those of all ("union") or the "first" are read.
+    files must have the "same" columns, or those of all ("union") or the "first" are read. `after` is the layout of the
+    dataset that the rows are appended to; its schema is `like`, and must be matched exactly. Samples are sequences of
+    the ids in the column `tokens`, at most `length`, which the `tokenizer` makes of texts: a name relative to the
+    folder where its files have the hashes `code`.
     """
 
     sources: tuple[Source, ...]
@@ -66,6 +82,11 @@ class ConvertRequest:
     shuffle: int | None = None
     columns: str = "same"
     csv: CsvOptions = field(default_factory=CsvOptions)
+    after: Layout | None = None
+    tokens: str | None = None
+    tokenizer: str | None = None
+    length: int | None = None
+    code: dict[str, str] = field(default_factory=dict)
     order: str | None = None
 
     def __post_init__(self) -> None:
@@ -75,10 +96,20 @@ class ConvertRequest:
             raise UsageError(
                 f"--number {min(both)}: the column is also a category or a date; give it only one of these"
             )
+        wishes = {"--tokenizer": self.tokenizer, "--length": self.length}
+        if alone := [option for option, value in wishes.items() if value is not None and self.tokens is None]:
+            raise UsageError(f"{alone[0]}: it is for sequences; name their column with --tokens COLUMN")
+        if self.tokens and (self.shape or self.dtype != "auto"):
+            raise UsageError(
+                "--tokens: the shape and the type of sequences follow from them; remove --shape and --dtype"
+            )
+        if self.tokens and self.like:
+            raise UsageError("--tokens: with --like, the tokens are those of its dataset; remove one of the options")
 
     @classmethod
-    def of(cls, sources: Sequence[Source], options: TableOptions, like: Schema | None) -> Self:
-        """The conversion request for sources and options; `like` is the schema that it must match."""
+    def of(cls, sources: Sequence[Source], options: TableOptions, like: Schema | None, code: Code = NO_CODE) -> Self:
+        """The conversion request for sources and options; `like` is the schema that it must match, and `code` that of
+        the tokenizer."""
         return cls(
             tuple(sources),
             labels=as_texts(options.label),
@@ -100,6 +131,10 @@ class ConvertRequest:
             shuffle=options.shuffle,
             columns=options.columns,
             csv=CsvOptions.model_validate(options.csv),
+            tokens=options.tokens,
+            tokenizer=code.names.get(options.tokenizer or "", options.tokenizer),
+            length=options.length,
+            code=code.hashes if options.tokenizer else {},
         )
 
     def sorted_by(self, order: str) -> Self:
@@ -110,15 +145,26 @@ class ConvertRequest:
     def needed_labels(self) -> tuple[str, ...]:
         """The labels without which a row is left out. If all rows have to match another dataset, or no value may be
         missing, it is invalid instead."""
-        return self.labels if self.like is None and self.missing == "keep" else ()
+        return self.labels if (self.after or self.like is None) and self.missing == "keep" else ()
+
+    @property
+    def sequences(self) -> tuple[str, ...]:
+        """The column of the token ids, if samples are sequences."""
+        column = self.like.tokens.column if self.like and self.like.tokens else self.tokens
+        return () if column is None else (column,)
+
+    def reading(self, root: Place) -> TokenReading | None:
+        """How texts become token ids in a conversion to `root`; None if samples are no sequences."""
+        if self.like and self.like.tokens:
+            return TokenReading.of(self.like.tokens, root / WORK, self.unknown == "code")
+        return TokenReading(self.tokens, str(root / WORK), self.tokenizer, self.code) if self.tokens else None
 
     def to_json(self) -> dict[str, Any]:
         """What identifies the conversion; stored with it, as earlier versions did unless new options are used."""
-        plain = {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
-        if self.like and not self.like.windows:
-            del plain["like"]["windows"]
         return {
-            **plain,
+            **{name: value for name, value in asdict(self).items() if name not in NEW or value != NEW[name]},
+            "like": self.like and as_json(self.like),
+            **({"after": self.after.to_json()} if self.after else {}),
             "sources": [source.to_json() for source in self.sources],
             "csv": self.csv.to_json(),
         }
@@ -136,6 +182,7 @@ class ConvertRequest:
                 "shape": value["shape"] and tuple(value["shape"]),
                 "like": value["like"] and Schema.from_json(value["like"]),
                 "csv": CsvOptions.model_validate(value["csv"]),
+                "after": Layout.from_json(value["after"]) if value.get("after") else None,
             }
         )
 
@@ -190,6 +237,11 @@ class ConversionSpec:
         return "fractions" if self.schema.x_dtype == "float32" else "none"
 
     @property
+    def first_row(self) -> int:
+        """The id of the first row: 0 unless the rows are appended to a dataset."""
+        return int((self.request.get("after") or {}).get("rows", 0))
+
+    @property
     def source_bytes(self) -> int:
         """The size of all sources in bytes, compressed if they are."""
         return sum(source["bytes"] for source in self.request["sources"])
@@ -239,7 +291,7 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     named += [(name, "--category") for name in request.categories] + [(name, "--date") for name in request.dates]
     named += [(name, "--number") for name in request.numbers]
     named += [(name, f"--{role}") for role, names in request.roles.items() for name in names]
-    named += [(name, "--feature") for name in request.features]
+    named += [(name, "--feature") for name in request.features] + [(request.tokens, "--tokens")]
     parts = parts_of(tables)
     for name, option in named:
         if name and name not in header and not (option == "--ignore" and name in parts):
@@ -252,7 +304,11 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     ignored = {part for name in request.ignore for part in parts.get(name, (name,))}
     aside = {*request.labels, key, *ignored, *beside, *index_columns(request, tables)}
     features = like.features if like else tuple(name for name in header if name not in aside)
+    if request.tokens and request.tokens in aside:
+        raise UsageError(f"--tokens {request.tokens}: the column is also a label, the id or one with a role")
+    beside_tokens = features_beside(request, features)
     expected = {*features, *aside}
+    features = tuple(name for name in features if name not in beside_tokens)
     for table in tables:
         there = {*table.columns}
         missing = [name for name in features if name not in there]
@@ -268,10 +324,24 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
             "--label, --id, --ignore, --group and the other role options"
         )
     own = tuple(name for name in (*request.labels, key) if name)
-    kinds = choose_kinds(request, tables[0], features, beside, own, sample)
-    texts = tuple(dict.fromkeys((*own, *beside, *kinds.categories, *kinds.dates)))
+    of_features = () if request.sequences else features
+    kinds = choose_kinds(request, tables[0], of_features, beside, own, sample)
+    texts = tuple(dict.fromkeys((*own, *beside, *kinds.categories, *kinds.dates, *request.sequences)))
     required = texts if request.missing == "error" else own
-    return Columns(features, texts, tuple(kinds.dates), required, kinds.formats, _known_texts(request))
+    known = _known_texts(request)
+    return Columns(features, texts, tuple(kinds.dates), required, kinds.formats, known, request.sequences)
+
+
+def features_beside(request: ConvertRequest, features: Sequence[str]) -> dict[str, str]:
+    """The columns that would be features if samples were no sequences, and the reason why they are dropped."""
+    if request.tokens is None or request.like:
+        return {}
+    wished = (*request.features, *request.categories, *request.dates, *request.numbers)
+    if named := [name for name in wished if name in features]:
+        raise UsageError(
+            f"--tokens {request.tokens}: '{named[0]}' cannot be a feature beside sequences; store it with --keep"
+        )
+    return dict.fromkeys((name for name in features if name != request.tokens), BESIDE_TOKENS)
 
 
 def _known_texts(request: ConvertRequest) -> dict[str, tuple[str, ...]]:
@@ -345,16 +415,22 @@ def specify_conversion(
     piece, or is None if `total` comes from a sample."""
     dropped = {} if request.like else find_free_text(request, columns, total)
     index = {} if request.like else index_columns(request, tables)
+    others = [name for name in tables[0].columns if name not in (*columns.names, *request.ignore, *index)]
+    index |= features_beside(request, others)
     kept = [position for position, name in enumerate(columns.features) if name not in dropped]
     columns = without(columns, dropped)
-    schema = choose_schema(request, columns, total.of_features(kept), {**index, **dropped})
+    if request.like and request.after:
+        schema = matched_schema(request.like, columns, total, tables[0].path)
+    else:
+        schema = choose_schema(request, columns, total.of_features(kept), {**index, **dropped})
     numbered, first = [], 0
     for position, (table, piece) in enumerate(pieces):
         rows = findings[position].rows if findings else piece.rows
         if rows:
             numbered.append(DatasetPiece(table, piece, first, rows, len(findings[position].skipped) if findings else 0))
             first += rows
-    layout = choose_layout(first, schema.arrays()[0].row_bytes)
+    layout = request.after and replace(request.after, rows=first, parts=())
+    layout = layout or choose_layout(first, schema.arrays()[0].row_bytes, padded=schema.tokens is not None)
     sampled = findings is None
     return ConversionSpec(
         layout,
@@ -369,11 +445,19 @@ def specify_conversion(
     )
 
 
+def matched_schema(schema: Schema, columns: Columns, found: Findings, path: str) -> Schema:
+    """The schema of a dataset, for rows that are appended to it; their texts may be longer. Raises UsageError if they
+    lack one of its columns."""
+    if missing := [column.name for column in schema.named if column.name not in columns.texts]:
+        raise UsageError(f"{path} has no column '{missing[0]}', which the dataset stores beside the features; add it")
+    return widened(schema, {name: texts.width for name, texts in found.texts.items()})
+
+
 def find_free_text(request: ConvertRequest, columns: Columns, total: Findings) -> dict[str, str]:
     """The text features that are unique in nearly every row, such as names, and why each is dropped."""
     found = {}
     for name in columns.texts:
-        if name not in columns.places or name in columns.dates or name in request.categories:
+        if name not in columns.places or name in (*columns.dates, *request.categories, *columns.sequences):
             continue
         distinct = total.texts[name].distinct
         there = total.rows - int(total.missing[columns.places[name]])
@@ -390,7 +474,7 @@ def without(columns: Columns, dropped: Container[str]) -> Columns:
     lists = (columns.features, columns.texts, columns.dates, columns.required)
     features, texts, dates, required = (tuple(name for name in names if name not in dropped) for names in lists)
     formats = {name: way for name, way in columns.formats.items() if name not in dropped}
-    return Columns(features, texts, dates, required, formats, columns.known)
+    return Columns(features, texts, dates, required, formats, columns.known, columns.sequences)
 
 
 def choose_schema(
@@ -398,7 +482,7 @@ def choose_schema(
 ) -> Schema:
     """Choose dtypes, shape, classes, categories and side columns from the findings."""
     features, like = columns.features, request.like
-    coded = [name for name in columns.texts if name in features and name not in columns.dates]
+    coded = [name for name in columns.texts if name in features and name not in (*columns.dates, *columns.sequences)]
     units = {name: found.units.get(name, "days") for name in columns.dates}
     if like:
         categories, dates = like.categories, like.dates
@@ -408,7 +492,10 @@ def choose_schema(
     if not features:
         raise UsageError("all feature columns are text that is unique in nearly every row; keep one with --category")
     shape = request.shape or (like.sample_shape if like else (len(features),))
-    if prod(shape) != len(features):
+    tokens = choose_tokens(request, found.lengths)
+    if tokens and not like:
+        shape = (min(found.lengths.longest, request.length or found.lengths.longest),)
+    elif not tokens and prod(shape) != len(features):
         raise UsageError(
             f"--shape {','.join(map(str, shape))} has {prod(shape):,} values, but the data has {len(features):,} "
             "feature columns (all columns except the label, the id and columns with a role); choose a shape whose "
@@ -427,6 +514,7 @@ def choose_schema(
         beside=side_columns([name for name in columns.texts if name not in aside], units, found.texts),
         left_out=dict(left_out or {}),
         formats=columns.formats,
+        tokens=tokens,
     )
     if key:
         names = found.texts[key]
@@ -437,7 +525,18 @@ def choose_schema(
     elif labels:
         task, y_dtype, classes = choose_labels(request.task, {name: found.texts[name] for name in labels})
         schema = replace(schema, labels=labels, task=task, y_dtype=y_dtype, classes=classes)
+    if tokens:
+        return replace(schema, x_dtype=like.x_dtype if like else np.min_scalar_type(found.lengths.largest).name)
     return replace(schema, x_dtype=choose_dtype(request.dtype, schema, found))
+
+
+def choose_tokens(request: ConvertRequest, found: TokenFindings) -> TokenForm | None:
+    """How the rows become sequences, if they do."""
+    if request.like and request.like.tokens:
+        return replace(request.like.tokens, truncated=found.truncated)
+    if request.tokens is None:
+        return None
+    return found.form(request.tokens, request.tokenizer, request.code, request.length)
 
 
 def _category_values(name: str, total: Findings) -> tuple[str, ...]:

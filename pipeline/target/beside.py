@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...storage.format import NO_DATE, SideColumn
+from ...storage.format import NO_DATE, Schema, SideColumn
 from ...storage.options import as_texts
 from .labels import TextFindings, has_leading_zeros
 from .options import RoleOptions
@@ -65,6 +66,18 @@ def side_columns(
         kind = "number" if found.kind == "integer" and found.gaps else found.kind
         columns.append(SideColumn(name, array, kind, max(1, found.width) if kind == "text" else 0))
     return tuple(columns)
+
+
+def widened(schema: Schema, widths: Mapping[str, int]) -> Schema:
+    """A schema whose columns of text can also store values of so many bytes, by column."""
+    key = schema.key_width
+    if schema.key is not None and key is not None:
+        key = max(key, widths.get(schema.key, 0))
+    beside = tuple(
+        replace(column, width=max(column.width, widths.get(column.name, 0))) if column.kind == "text" else column
+        for column in schema.beside
+    )
+    return replace(schema, key_width=key, beside=beside)
 
 
 def encode_beside(column: SideColumn, values: pa.Array) -> np.ndarray:

@@ -9,6 +9,7 @@ from ...storage.errors import ConflictError
 from ...storage.format import MANIFEST, WORK, Layout, Schema
 from ...storage.places.json_files import read_json, same_json
 from ...storage.places.place import Place
+from ...storage.versions import manifest_of, newest_version
 from .differences import differences
 from .receipts import RECEIPTS
 
@@ -44,7 +45,7 @@ def is_converted(root: Place, fingerprint: dict[str, Any], overwrite: bool = Fal
     if (root / MANIFEST).exists():
         if overwrite and not (root / WORK / RECEIPTS).names():  # an earlier dataset is removed before the first one
             return False
-        stored = open_dataset(root).request
+        stored = open_dataset(root / MANIFEST).request  # as it was converted first
         if same_json(stored, fingerprint):
             return True
         if overwrite:
@@ -111,5 +112,7 @@ def load_spec(root: Place, fingerprint: dict[str, Any], overwrite: bool) -> Any:
 def clear_target(root: Place) -> None:
     """Remove an earlier dataset, its manifest first, so that an interrupted removal leaves no readable dataset
     behind."""
+    for version in range(newest_version(root), 1, -1):  # the newest first, so that each moment leaves a whole one
+        manifest_of(root, version).remove()
     (root / MANIFEST).remove()
     root.remove_contents(keep=WORK)

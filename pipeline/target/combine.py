@@ -52,7 +52,7 @@ class Combined:
 
     def statistics(self) -> Statistics:
         """The statistics of all rows."""
-        channels, table = self.schema.sample_shape[0], self.moments.get("table_moments")
+        channels, table = self.schema.channels, self.moments.get("table_moments")
         missing = np.asarray(self.missing).reshape(channels, -1).sum(axis=1).tolist()
         of_table = Statistics.of(table, None) if table else None
         return Statistics.of(self.moments["moments"], self.moments.get("y_moments"), missing, table=of_table)

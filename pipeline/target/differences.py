@@ -18,6 +18,7 @@ LONG = {
     "listing": "the images have changed since",
     "table": "the files of the features have changed since",
     "columns": "the labels or other columns have changed since",
+    "code": "the files of the tokenizer have changed",
 }
 MOST_LETTERS = 60
 

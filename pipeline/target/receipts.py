@@ -39,8 +39,9 @@ def finish_shard(
 def summarize(plan: WrittenPlan, arrays: dict[str, np.ndarray], missing: np.ndarray) -> dict[str, Any]:
     """The summary of a shard's rows in its receipt: moments of channels, labels and the columns beside images, class
     counts, missing values."""
-    schema, x = plan.schema, arrays["x"]
-    moments = Moments.of(x.reshape(len(x), schema.sample_shape[0], -1))
+    schema = plan.schema
+    x = arrays[schema.measured]
+    moments = Moments.of(x.reshape(len(x), schema.channels, -1))
     y = Moments.of(arrays["y"].reshape(len(x), -1, 1)) if schema.task in ("regression", "multilabel") else None
     table = Moments.of(with_gaps(arrays[TABLE], schema.table)[..., None]) if schema.table else None
     return {

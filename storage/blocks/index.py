@@ -54,8 +54,8 @@ class BlockIndex:
         return save({name: np.ascontiguousarray(table) for name, table in self.tables.items()})
 
 
-def tables_in(data: bytes, layout: Layout) -> dict[str, np.ndarray]:
-    """The tables of an index file. Raises ValueError if they do not have the blocks of this layout."""
+def tables_in(data: bytes, blocks: int) -> dict[str, np.ndarray]:
+    """The tables of an index file. Raises ValueError if they do not have this number of blocks."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -63,6 +63,6 @@ def tables_in(data: bytes, layout: Layout) -> dict[str, np.ndarray]:
         tables: dict[str, np.ndarray] = load(data)
     except SafetensorError as error:
         raise ValueError(str(error)) from None
-    if any(table.shape != (layout.blocks, 2) for table in tables.values()):
-        raise ValueError(f"it does not have {layout.blocks:,} blocks")
+    if any(table.shape != (blocks, 2) for table in tables.values()):
+        raise ValueError(f"it does not have {blocks:,} blocks")
     return tables

@@ -40,6 +40,7 @@ class BlockReader:
         self.dataset, self.cache = dataset, cache
         self.specs = tuple(dataset.spec(name) for name in arrays)
         self._index = dataset.index
+        self._narrow = {name: found for name, found in dataset.narrow.items() if name in arrays}
         self._wanted = {spec.name: spec for spec in self.specs}
         # In the cache, a block is the same for all readers, whatever they want of it.
         wanted = [*arrays, *dataset.manifest.behind] if cache and "x" in arrays else arrays
@@ -173,7 +174,8 @@ class BlockReader:
 
     def _decode(self, group: Sequence[str], block: int, memory: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Read the blocks of a group, and decode those that are wanted."""
-        if not (self.cache or self._ahead) and (decoded := self._decode_at_once(group, block, memory)):
+        narrow = not self._narrow.keys().isdisjoint(group)
+        if not (self.cache or self._ahead or narrow) and (decoded := self._decode_at_once(group, block, memory)):
             return decoded
         stored, found, end = self._stored(group, block), dict[str, np.ndarray](), 0
         for name in group:
@@ -182,11 +184,22 @@ class BlockReader:
             if name not in self._wanted:
                 continue
             try:
-                found[name] = decode_block(stored[start:end], checksum, memory[name])
+                found[name] = self._decode_array(name, block, stored[start:end], checksum, memory[name])
             except DamagedError as error:
                 shard = self.dataset.layout.shard_of(block)
                 raise _damaged(self.dataset, group[0], shard, str(error), block) from None
         return found
+
+    def _decode_array(
+        self, name: str, block: int, stored: bytes | np.ndarray, checksum: int, memory: np.ndarray
+    ) -> np.ndarray:
+        """Decode a block of one array, see `decode_block`. Texts that are stored with fewer bytes are padded."""
+        width = next((width for blocks, width in self._narrow.get(name, ()) if block in blocks), None)
+        if width is None:
+            return decode_block(stored, checksum, memory)
+        memory[:, :width] = decode_block(stored, checksum, np.empty((len(memory), width), memory.dtype))
+        memory[:, width:] = 0
+        return memory
 
     def _decode_at_once(
         self, group: Sequence[str], block: int, memory: Mapping[str, np.ndarray]

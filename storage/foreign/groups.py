@@ -76,7 +76,7 @@ def read_group(path: str, form: str, place: int, columns: tuple[str, ...], whole
     if form == "parquet":
         from pyarrow import parquet
 
-        with parquet.ParquetFile(locate(path).file_argument(), metadata=_metadata(path)) as file:
+        with parquet.ParquetFile(locate(path).file_argument(), metadata=footer(path)) as file:
             return file.read_row_group(place, columns=list(columns), use_threads=False).select(list(columns))
     with pa.memory_map(path) if whole is None else pa.BufferReader(whole) as file:
         if form == "file":
@@ -93,8 +93,8 @@ def _described(path: str, size: int, mtime_ns: int) -> Any:
     return parquet.read_metadata(locate(path).file_argument())
 
 
-def _metadata(path: str) -> Any:
-    """The footer of a Parquet file, which with many columns takes longer to read than a row group."""
+def footer(path: str) -> Any:
+    """The metadata of a Parquet file, which with many columns takes longer to read than a row group."""
     return _described(path, *locate(path).describe())
 
 

@@ -29,6 +29,11 @@ def _fields(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
+def as_json(value: Any) -> Any:
+    """A value as it is read from JSON: its dataclasses as dictionaries, its tuples as lists."""
+    return json.loads(to_json(value))
+
+
 def parse_json(data: bytes, where: str) -> Any:
     """Decode the bytes of the JSON file `where`. Raises DamagedError if they are not JSON."""
     try:

@@ -78,7 +78,7 @@ def specify_shards(shards: int) -> ConversionSpec:
     assert spec.layout.shards >= shards
     spec = replace(spec, layout=replace(spec.layout, shard_blocks=SHARD_BLOCKS))
     assert spec.layout.shards == shards
-    plan = ShardPlan.of(spec)
+    plan = ShardPlan.of(spec, locate("nowhere"))  # its tasks are not run
     for shard in range(shards):
         start, stop = spec.layout.shard_range(shard)
         of_shard = plan.pieces_of(shard)
@@ -137,7 +137,7 @@ def write_finished(spec: ConversionSpec, root: Place, shards: int) -> int:
     lengths = {array.name: rows * array.row_bytes for array in specs}
     entry = ShardEntry(rows, lengths, {array.name: content_hash(array.name.encode()) for array in specs})
     arrays = {array.name: np.zeros((spec.layout.block_rows, *array.row_shape), array.dtype) for array in specs}
-    of_block = summarize(ShardPlan.of(spec), arrays, np.zeros(len(spec.schema.features), np.int64))
+    of_block = summarize(ShardPlan.of(spec, root), arrays, np.zeros(len(spec.schema.features), np.int64))
     of_blocks = {"class_counts": of_block["class_counts"] * spec.layout.shard_blocks}
     blocks = {array.name: [2**21, 2**32 - 1] * spec.layout.shard_blocks for array in specs}
     first = receipt_path(root, 0)

@@ -28,6 +28,8 @@ from foldstream.training.splits.plan import make_plan
 from foldstream.training.splits.split import Kind, Split
 from PIL import Image
 
+from ..conftest import append_files
+
 ROWS = 60
 
 
@@ -82,6 +84,10 @@ def replace_images(sources: Path, root: Path) -> None:
     convert_images(request, root / "out.zarr", SerialExecutor(), overwrite=True)
 
 
+def append_table(sources: Path, root: Path) -> None:
+    append_files(root / "out.zarr", sources / "more.csv")
+
+
 def split_rows(sources: Path, root: Path, kind: Kind = "kfold") -> None:
     make_plan(open_dataset(sources / "table.zarr"), Split(folds=3, kind=kind), root / "folds.zarr")
 
@@ -111,6 +117,7 @@ SCENARIOS = {
         Scenario("new", convert_unlike_its_sample, "new/folder/out.zarr/manifest.json"),
         Scenario("replaced", replace_table, "out.zarr/manifest.json", convert_first),
         Scenario("images", replace_images, "out.zarr/manifest.json", convert_first),
+        Scenario("appended", append_table, "out.zarr/versions/0002.json", convert_first),
         Scenario("folds", split_rows, "folds.zarr/manifest.json", split_by_class),
         Scenario("run", train, "run/summary.json", varying=TIMED, rounded=PREDICTED),
     )
@@ -124,6 +131,7 @@ def make_sources(folder: Path) -> None:
     for name, last in (("table", "7"), ("other", "8"), ("misleading", "0.5")):
         rows = [f"{a},{b},{'uv'[a % 2]}\n" for a, b in draws.integers(0, 100, (ROWS, 2))]
         (folder / f"{name}.csv").write_text("a,b,label\n" + "".join(rows) + f"{last},1,u\n")
+    (folder / "more.csv").write_text("a,b,label\n" + "".join(f"{row},7,v\n" for row in range(20)))
     convert_table(folder / "table.csv", folder / "table.zarr")
     for number in range(24):
         path = folder / "images" / "uv"[number % 2] / f"{number:02}.png"

@@ -32,7 +32,7 @@ from foldstream.storage.places.requests import open_store
 from foldstream.storage.tasks import SerialExecutor
 from pyarrow import parquet
 
-from ..conftest import contents, convert_file, table
+from ..conftest import append_files, contents, convert_file, table
 from ..object_store import ObjectServer, object_server
 
 PATIENCE_SECONDS = 120
@@ -84,6 +84,26 @@ def test_a_bucket_of_csv_becomes_a_dataset_in_a_bucket_though_it_is_killed(
     summary = fs.train("s3://bucket/killed.zarr", tmp_path / "run", model="mlp", folds=2, epochs=2, workers=1).summary
     assert summary["rows"] == 1200
     assert summary["out_of_fold"]["accuracy"] > 0.5
+
+
+@pytest.mark.long
+def test_a_dataset_in_a_bucket_grows_and_is_pruned(server: ObjectServer, tmp_path: Path) -> None:
+    for name, rows, seed in (("one", 300, 0), ("two", 60, 1)):
+        obstore.put(server.store, f"{name}.csv", table(rows, seed).encode())
+        (tmp_path / f"{name}.csv").write_text(table(rows, seed))
+    fs.convert_csv("s3://bucket/one.csv", "s3://bucket/grown.zarr", label="label")
+    convert_file(tmp_path / "one.csv", tmp_path / "grown.zarr", label="label")
+    grown = fs.append("s3://bucket/grown.zarr", "s3://bucket/two.csv")
+    here = append_files(tmp_path / "grown.zarr", tmp_path / "two.csv")
+    assert (contents(grown), grown.version, grown.layout) == (contents(here), 2, here.layout)
+    assert [len(fs.open(f"s3://bucket/grown.zarr{name}")) for name in ("", "@1", "@2")] == [360, 300, 360]
+    assert sum(len(y) for _, y, _ in fs.stream("s3://bucket/grown.zarr", batch_size=36)) == 360
+    assert fs.verify("s3://bucket/grown.zarr") == []
+    assert fs.append("s3://bucket/grown.zarr", "s3://bucket/two.csv").identity == grown.identity
+    assert fs.prune("s3://bucket/grown.zarr", keep=1) == [2]
+    left = [one["path"] for batch in obstore.list(server.store, "grown.zarr") for one in batch]
+    assert not [path for path in left if "/parts/" in path or "/versions/" in path]
+    assert len(fs.open("s3://bucket/grown.zarr")) == 300
 
 
 def test_packed_sources_and_misleading_samples_work_in_a_bucket(server: ObjectServer, tmp_path: Path) -> None:

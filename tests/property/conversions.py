@@ -18,11 +18,15 @@ from typing import Any
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import describe_source
 from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.target.versions import remove_versions
 from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.errors import FoldstreamError
 from foldstream.storage.places import place
+from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor
+
+from ..conftest import append_files
 
 PATIENCE_SECONDS = 120  # of a process: a test that hangs shows where
 CHANGES = {"open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}  # of Python's audit
@@ -39,7 +43,20 @@ def run_repair(root: str) -> None:
         repair_shards(dataset, damages, SerialExecutor())
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"convert": run_convert, "repair": run_repair}
+def run_append(root: str, sources: list[str]) -> None:
+    append_files(Path(root), *map(Path, sources))
+
+
+def run_prune(root: str, keep: int) -> None:
+    remove_versions(locate(root), keep)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "convert": run_convert,
+    "repair": run_repair,
+    "append": run_append,
+    "prune": run_prune,
+}
 
 
 def strike(root: str, moment: int, number: int) -> None:
@@ -139,6 +156,9 @@ def warm_up(folder: Path) -> None:
     source = folder / "warm.csv"
     source.write_text("a,b,y\n" + "1,2.5,u\n3,4,v\n" * 20)
     run_convert(str(source), str(folder / "warm.zarr"), "auto", 1, False)
+    more = folder / "more.csv"
+    more.write_text("a,b,y\n" + "1,2.5,u\n3,4,v\n" * 5)
+    append_files(folder / "warm.zarr", more)
 
 
 def serve() -> None:

@@ -134,6 +134,25 @@ def test_ranks_that_read_tails_for_each_other_read_every_block_once(world_size: 
     assert (moved > 0) == (world_size > 1)
 
 
+def test_tails_of_features_of_16_bits_reach_their_places(tmp_path: Path) -> None:
+    lines = [f"{300 * row},{-row}" for row in range(200)]
+    (tmp_path / "deep.csv").write_text("x,label\n" + "\n".join(lines) + "\n")
+    dataset = convert_file(tmp_path / "deep.csv", tmp_path / "deep.zarr", label="label")
+    assert dataset.schema.x_dtype == "uint16"
+    read, moved = list[float](), 0
+    streams = [FusedStream(dataset, fold_filters(dataset), Mixing(20, 8, 4), Rank(rank, 2)) for rank in range(2)]
+    of_ranks = [stream.read(0, {1: 0}, for_others=True) for stream in streams]
+    for of_all in zip(*of_ranks, strict=True):
+        parts, tails = ([(one[at].x, one[at].y) for one in of_all] for at in (1, 2))
+        fill_up(parts, tails, of_all[0][0])
+        moved += sum(len(x) for x, _ in tails)
+        for x, y in parts:
+            assert torch.equal(x[:, 0].double(), -300 * y)
+            read += y.tolist()
+    assert moved
+    assert len({*read}) == len(read) == int(fold_filters(dataset)[1].kept().sum())
+
+
 def counting_stream(dataset: Dataset, mixing: Mixing, rank: int, world_size: int) -> tuple[FusedStream, Counter[int]]:
     """A stream without a block to spare in memory, and how often it has read each block."""
     needed = FusedStream(dataset, fold_filters(dataset), mixing, Rank(rank, world_size, threads=2)).memory_needed

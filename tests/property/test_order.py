@@ -24,6 +24,7 @@ def orders(draw: st.DrawFn) -> EpochOrder:
         seed=draw(st.integers(0, 5)),
         epoch=draw(st.integers(0, 5)),
         least=draw(st.integers(1, size)),
+        whole_lanes=draw(st.booleans()),
     )
 
 

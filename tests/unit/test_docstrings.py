@@ -55,6 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         names = {name: name.removesuffix(" (cm)").replace(" ", "_") for name in iris.feature_names}
         frame = iris.frame.rename(columns=names).drop(columns="target")
         frame.assign(species=iris.target_names[iris.target]).to_csv("flowers.csv", index=False)
+        frame.assign(species=iris.target_names[iris.target]).to_csv("more_flowers.csv", index=False)
         for number in range(8):
             file = Path("photos", "cat" if number % 2 else "dog", f"{number}.png")
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         numpy.savez("digits.npz", images=numpy.zeros((60, 8, 8), numpy.uint8), labels=numpy.arange(60) % 10)
         Path("job.toml").write_text(JOB)
         fs.convert("flowers.csv", "flowers.zarr", label="species")
+        fs.convert("flowers.csv", "garden.zarr", label="species")
         fs.train("flowers.zarr", "runs/flowers", model="mlp", folds=3, epochs=5, batch_size=16)
     return folder
 

@@ -18,9 +18,9 @@ from foldstream.cluster.requests import TrainRequest
 from foldstream.cluster.submit.submission import pack_job
 from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.places.locate import locate
+from foldstream.storage.programs.own_code import MOST_FILES, collect_code
 from foldstream.training.run import RunFolder, load_job
 from foldstream.training.zoo.factory import load_factory
-from foldstream.training.zoo.own_code import MOST_FILES, collect_code
 from torch import nn
 
 from ..conftest import convert_file, table

@@ -17,6 +17,7 @@ from ..stream.batch import Batch, rows_in, split_rows, tensors_of, with_tensors
 from ..stream.device import on_device
 from ..stream.fused import FusedStream
 from ..stream.read_schedule import ModelSteps
+from ..stream.sequences.padding import as_signed, trim_batches
 from ..stream.single import TrainStream
 from .fold_model import FoldModel
 from .process import Process, Work
@@ -195,6 +196,8 @@ def read_steps(
 def split_steps(fold: FoldModel, group: ModelSteps, shares: Mapping[int, Rows], count: int) -> Iterator[FoldStep]:
     """The steps of a group, each with the rows of its shares out of `count`."""
     by_share = [split_rows(rows, group.sizes(share, count)) for share, rows in shares.items()]
+    if fold.run_fold.job.schema.tokens:
+        by_share = [trim_batches(steps) for steps in by_share]
     for step, *rows in zip(group.steps, *by_share, strict=True):
         yield fold, step, rows
 
@@ -270,5 +273,5 @@ def fill_up(parts: Sequence[Rows], tails: Sequence[Rows], group: ModelSteps) -> 
         for rank, load in group.tails_of(reader):
             places = torch.from_numpy(group.places(load, len(parts)))
             for part, tail in zip(tensors_of(parts[rank]), tensors_of(rows), strict=True):
-                part[places] = tail[first : first + load.part.rows]
+                as_signed(part)[places] = as_signed(tail[first : first + load.part.rows])
             first += load.part.rows

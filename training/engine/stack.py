@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from ...storage.errors import RunError
+from ...storage.programs.user_code import describe_error
 from ..model.objective import autocast
 from ..seeding import seed_of
 from ..stream.batch import tensors_of, with_tensors
-from ..zoo.user_code import describe_error
 from .fold_model import FoldModel
 from .learner import Learner
 from .shares import Rows

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...storage.errors import UsageError, suggest
 from ...storage.format import IMAGE, TABLE, Schema, Statistics
+from ...storage.sequences import TokenForm
 from .groups import assign_columns
 from .strategies import Fill, Scaling, is_image_alone, parse_fill, parse_scaling
 
@@ -43,13 +44,15 @@ class InputColumn:
 class InputSchema:
     """What a factory gets as `schema`: the columns of the input in order (the channels of windows; none for images and
     other samples that are no vectors; those beside the images if there are any), the task, and the labels or classes
-    that its outputs stand for. With several inputs, the columns of each by its name too."""
+    that its outputs stand for. With several inputs, the columns of each by its name too. The ids of sequences of tokens
+    are below `vocabulary`, 0 for other data."""
 
     columns: tuple[InputColumn, ...]
     task: str | None
     labels: tuple[str, ...]
     classes: tuple[str, ...]
     inputs: dict[str, tuple[InputColumn, ...]] = field(default_factory=dict)
+    vocabulary: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,10 @@ def usual_fill(schema: Schema, statistics: Statistics) -> str:
 
 
 def missing_numbers(schema: Schema, statistics: Statistics) -> dict[str, int]:
-    """Number of missing values of each column that has some, except categories: there, missing is a category."""
+    """Number of missing values of each column that has some, except categories: there, missing is a category. A missing
+    sequence is one without tokens."""
+    if schema.tokens:
+        return {}
     counts = zip(channel_names(schema), statistics.missing, strict=False)
     return {name: count for name, count in counts if count and name not in schema.categories}
 
@@ -154,6 +160,8 @@ def plan_inputs(
     """
     if schema.image:
         return _plan_image(schema, statistics, missing, normalize, codes, inputs)
+    if schema.tokens:
+        return _plan_tokens(schema, schema.tokens, missing, normalize, inputs)
     fill, names, named = parse_fill(missing), channel_names(schema), has_columns(schema)
     codes = codes and not schema.windows  # whose channels are all numbers
     if fill.marked and not named:
@@ -188,6 +196,17 @@ def plan_inputs(
         groups,
         windows=schema.windows is not None,
     )
+
+
+def _plan_tokens(
+    schema: Schema, tokens: TokenForm, missing: str, normalize: Sequence[str], inputs: Sequence[str]
+) -> Inputs:
+    """Plan the input of a model for sequences of token ids, which stay as they are; see `plan_inputs`."""
+    given = {"--missing": missing != "mean", "--normalize": bool(normalize), "--input": bool(inputs)}
+    if wrong := [option for option, is_given in given.items() if is_given]:
+        raise UsageError(f"{wrong[0]}: samples are sequences of token ids, which stay as they are; remove the option")
+    meaning = InputSchema((), schema.task, schema.labels, schema.classes, vocabulary=tokens.vocabulary)
+    return Inputs((), (), (), (), (), (), schema.sample_shape, meaning)
 
 
 def _plan_image(
@@ -303,6 +322,13 @@ def describe_inputs(
     """What the user should know of a model's inputs, as a heading and a sentence each. `statistics` are of all rows."""
     notes, of_image = dict[str, str](), [IMAGE] if schema.table else []
     if is_image_alone(inputs):
+        return notes
+    if schema.tokens:
+        longest, mean = schema.sample_shape[0], statistics.mean[0]
+        notes["sequences"] = (
+            f"{mean:,.1f} token ids on average, at most {longest:,}, of a vocabulary of {schema.tokens.vocabulary:,}; "
+            "each batch has rows of similar length, and is padded with 0"
+        )
         return notes
     schema, statistics = schema.tabular, statistics.tabular
     if gaps := missing_numbers(schema, statistics):

@@ -119,7 +119,7 @@ def measure_medians(
     bits = min(width, 16 if ranks.size << 19 <= COUNTS_BYTES else 8)
     for shift in range(width - bits, -1, -bits):
         tasks = [
-            DigitTask(str(dataset.place), str(plan.place), shard, tuple(models), found, shift, bits)
+            DigitTask(dataset.reference, str(plan.place), shard, tuple(models), found, shift, bits)
             for shard in range(dataset.layout.shards)
         ]
         total = np.zeros((*ranks.shape, 1 << bits), np.int64)

@@ -22,6 +22,6 @@ def read_coded(
 
 
 def by_channel(values: np.ndarray) -> np.ndarray:
-    """Features, (rows, channels, …), as (rows, channels, values of a channel)."""
-    rows, channels = values.shape[:2]
+    """Features, (rows, channels, …), or a number for each row, (rows,), as (rows, channels, values of a channel)."""
+    rows, channels = (*values.shape, 1)[:2]
     return values.reshape(rows, channels, -1)

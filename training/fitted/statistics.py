@@ -51,7 +51,7 @@ def measure_shard(task: MomentsTask) -> CodeSums:
     # A held-out value may decide the type of a table, as a missing one does, but no bit of another fold's statistics.
     as_numbers = has_columns(schema)
     total: CodeSums = {}
-    wanted = ("x", TABLE, "y", schema.weights)
+    wanted = (schema.measured, TABLE, "y", schema.weights)
     names = [spec.name for spec in dataset.manifest.arrays if spec.name in wanted]
     for rows, codes in read_coded(dataset, plan, task.shard, names, arrays):
         y, weights = rows.get("y"), rows.get(schema.weights or "")
@@ -59,7 +59,7 @@ def measure_shard(task: MomentsTask) -> CodeSums:
             check_weights(schema, weights)
         for name in arrays:
             own, parts = codes[name], plan.codes(name)
-            found: CodeSums = {name: moments(by_channel(rows["x"]), own, parts, weights, as_numbers)}
+            found: CodeSums = {name: moments(by_channel(rows[schema.measured]), own, parts, weights, as_numbers)}
             if schema.table:
                 found[f"{name}/{TABLE}"] = moments(by_channel(rows[TABLE]), own, parts, weights)
             if y is not None and classes:
@@ -142,7 +142,7 @@ def is_fitted(folds: Place) -> bool:
 
 def _measure(dataset: Dataset, plan: FoldPlan, executor: Executor, progress: Progress) -> CodeSums:
     total: CodeSums = {}
-    tasks = [MomentsTask(str(dataset.place), str(plan.place), shard) for shard in range(dataset.layout.shards)]
+    tasks = [MomentsTask(dataset.reference, str(plan.place), shard) for shard in range(dataset.layout.shards)]
     for found in ordered_results(executor, measure_shard, tasks, "statistics", progress):
         total = merge_each(total, found)
     return total

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from ...storage.errors import UsageError
 from ...storage.format import IMAGE, Schema
+from ...storage.programs.loading import load_entry
+from ...storage.programs.user_code import describe_error
 from ..zoo.augment import MIXES, Augment, is_code, parse_augment
-from ..zoo.loading import load_entry
-from ..zoo.user_code import describe_error
 
 Rows = tuple[Tensor, Tensor]
 """x (rows, *sample_shape), of images with columns beside them the images alone, and the labels: y (rows,) or (rows,
@@ -74,6 +74,8 @@ def _make(text: str, schema: Schema) -> Augment:
         raise UsageError(
             f"--augment {text} requires images, but samples of this dataset have shape {schema.sample_shape}; remove it"
         )
+    if name == "mixup" and schema.tokens:
+        raise UsageError(f"--augment {text}: samples are sequences of token ids, which have no mean; remove it")
     if name == "mixup" and schema.categories:
         raise UsageError(
             f"--augment {text}: '{next(iter(schema.categories))}' is a category, and codes have no mean; remove it"

@@ -5,7 +5,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
@@ -18,8 +17,8 @@ from ...storage.fold_plan import open_plan
 from ...storage.places.json_files import write_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
+from ...storage.programs.user_code import describe_error
 from ..run import RunFolder, RunJob, best_folder, is_done, load_job
-from ..zoo.user_code import describe_error
 from .onnx_file import Stored, ensemble_to_onnx, example_rows, to_onnx
 from .prediction import Predictor, load_predictor
 from .weights import contiguous_copy
@@ -141,7 +140,7 @@ def export(run: Location, out: Location, *, format: str = "torchscript", ensembl
         with disk_in_words(folder):
             file.write(data)
     output = "logits" if schema.probabilities else "values"
-    description = {"files": [file.name for file in files], "output": output, "schema": asdict(schema)}
+    description = {"files": [file.name for file in files], "output": output, "schema": schema.to_json()}
     write_json(folder / "export.json", description)
     return [Path(file) for file in files]
 

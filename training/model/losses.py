@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from ...storage.errors import UsageError
 from ...storage.format import Schema
+from ...storage.programs.loading import load_entry
+from ...storage.programs.user_code import describe_error
 from ..config import Recipe
-from ..zoo.loading import load_entry
-from ..zoo.user_code import describe_error
 
 LossFunction = Callable[..., Tensor]
 EXAMPLE_ROWS = 6  # on which a user's loss is tried

@@ -23,7 +23,7 @@ SMALL = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.bool)
 
 class Normalizer(nn.Module):
     """Turns stored rows into a model's input, on the model's device: float32, as `Inputs` plans it, or a dict
-    of several inputs. Images with columns beside them are a dict of both.
+    of several inputs. Images with columns beside them are a dict of both. Token ids stay as they are, as int64.
 
     Numbers are subtracted in float64, because a float32 near 1.7e9 has steps of 128. Small integers of images need no
     more than float32; those of tables and series may be stored as another type because of a held-out value, which must
@@ -57,6 +57,9 @@ class Normalizer(nn.Module):
             self.register_buffer(name, torch.tensor(numbers, dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        if self.inputs.schema.vocabulary:
+            assert isinstance(x, Tensor)
+            return x.to(torch.int64)
         image, columns = (x[IMAGE], x[TABLE]) if isinstance(x, dict) else (x, None)
         if self.table is not None:
             return {IMAGE: self._whole(image), **by_name(self.table(columns))}

@@ -112,8 +112,8 @@ def ensemble_to_onnx(predictors: Sequence[Predictor], schema: Schema) -> bytes:
 
 
 def has_columns(schema: Schema) -> bool:
-    """Whether rows have columns with a meaning of their own: not the pixels of an image."""
-    return bool(schema.tabular.features) and len(schema.tabular.sample_shape) == 1
+    """Whether rows have columns with a meaning of their own: neither pixels nor token ids."""
+    return bool(schema.tabular.features) and len(schema.tabular.sample_shape) == 1 and not schema.tokens
 
 
 def describe(schema: Schema, models: int) -> dict[str, str]:

@@ -23,6 +23,7 @@ from ..settings import scoring_of
 from ..stream.batch import Batch, rows_in
 from ..stream.device import to_device
 from ..stream.rows import EVALUATION_BATCH, shard_rows
+from ..stream.sequences.padding import trim_batches
 from ..zoo.model_errors import errors_of_model
 from .ensemble import combine, ensemble_weights
 from .objective import Normalizer, Objective, autocast, make_inputs, make_model, make_objective
@@ -88,6 +89,8 @@ class RunEnsemble:
         """Predict stored rows: (rows, outputs), probabilities in float32 or values in float64."""
         count = len(next(iter(x.values())) if isinstance(x, dict) else x)
         parts = (rows_in(x, first, first + EVALUATION_BATCH) for first in range(0, count, EVALUATION_BATCH))
+        if self.schema.tokens:
+            parts = (trim_batches([(part,)])[0][0] for part in parts)
         every = (torch.stack([predictor(part) for predictor in self.predictors]) for part in parts)
         with _threads_on_cores():
             return torch.cat([combine(one, self.kind, self.weights, self.schema) for one in every]).numpy()

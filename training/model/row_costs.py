@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from ...storage.programs.user_code import add_error_notes
 from ..run import RunJob, mixing_of
 from ..stream.batch import ALONE, Batch, Rank
 from ..stream.device import to_device
 from ..stream.filters import EveryRow
 from ..stream.single import TrainStream
-from ..zoo.user_code import add_error_notes
 from .objective import Normalizer, autocast, make_inputs, make_model, make_objective
 from .optimizer import make_optimizer
 

@@ -10,10 +10,10 @@ from ...storage.blocks.reader import cached_reader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.format import TABLE
+from ...storage.programs.user_code import describe_error
 from ..config import Recipe
 from ..fitted.inputs import Inputs
 from ..stream.batch import Batch, column_specs, make_batch
-from ..zoo.user_code import describe_error
 from .objective import Normalizer
 
 ROWS = 2
@@ -28,8 +28,8 @@ def stored_rows(dataset: Dataset) -> Batch:
 
 
 def model_rows(x: Any, inputs: Inputs) -> Tensor | dict[str, Tensor]:
-    """The `x` of two rows as a model gets it. The second one has the last code of each category: an embedding that is
-    too small for it fails."""
+    """The `x` of two rows as a model gets it. The second one has the last code of each category, or the largest token
+    id: an embedding that is too small for it fails."""
     codes = [(place, column.values - 1) for place, column in enumerate(inputs.schema.columns) if column.values]
     if codes:
         table = (x[TABLE] if inputs.table else x).double()
@@ -37,6 +37,9 @@ def model_rows(x: Any, inputs: Inputs) -> Tensor | dict[str, Tensor]:
             table[1, (inputs.table or inputs).kept[place]] = last
         x = {**x, TABLE: table} if inputs.table else table
     rows: Tensor | dict[str, Tensor] = Normalizer(inputs)(x)
+    if inputs.schema.vocabulary:
+        assert isinstance(rows, Tensor)
+        rows[1, 0] = inputs.schema.vocabulary - 1
     return rows
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...storage.errors import AttemptError, FoldstreamError, ModelError
+from ...storage.programs.user_code import read_error_note
 from ..config import Execution
-from ..zoo.user_code import read_error_note
 
 START_SECONDS = 600.0  # for which a worker that starts, or writes, may be silent
 FINAL = FoldstreamError, TypeError, ValueError, LookupError, AttributeError, NameError, ArithmeticError, AssertionError

@@ -6,10 +6,10 @@ import ray.train
 
 from ...storage.errors import disk_in_words
 from ...storage.places.locate import locate
+from ...storage.programs.user_code import add_error_notes
 from ..engine.loop import FoldTrainer, Heartbeat
 from ..engine.process import Process
 from ..run import RunFold, RunFolder, is_done, load_job
-from ..zoo.user_code import add_error_notes
 from .group import GroupRequest
 
 

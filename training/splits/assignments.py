@@ -229,7 +229,9 @@ def read_labels(dataset: Dataset, shard: int) -> np.ndarray:
 
 def read_buckets(dataset: Dataset, column: str, shard: int, buckets: int, seed: int) -> np.ndarray:
     """The bucket of each of a shard's rows by its group, the value of a column, (rows,) int64."""
-    return buckets_of(read_column(dataset, find_column(dataset.schema, column), shard), buckets, seed)
+    found = find_column(dataset.schema, column)
+    usual = dataset.versions[0].widths.get(found.array)
+    return buckets_of(read_column(dataset, found, shard), buckets, seed, usual)
 
 
 def read_order(dataset: Dataset, column: str, shard: int) -> np.ndarray:

@@ -24,7 +24,8 @@ def find_column(schema: Schema, name: str) -> Column:
     for column in schema.named:
         if column.name == name:
             return Column(name, column.array, 0)
-    for array, names in (("y", schema.labels), ("x", schema.features), (TABLE, schema.tabular.features)):
+    features = () if schema.tokens else schema.features  # a sequence is no value to split by
+    for array, names in (("y", schema.labels), ("x", features), (TABLE, schema.tabular.features)):
         if name in names:
             return Column(name, array, names.index(name))
     known = [*(column.name for column in schema.named), *schema.labels, *schema.tabular.features]

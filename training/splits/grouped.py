@@ -23,12 +23,21 @@ def bucket_count(classes: int) -> int:
     return min(MOST_BUCKETS, 1 << (MOST_COUNTS // max(1, classes)).bit_length() - 1)
 
 
-def buckets_of(values: np.ndarray, buckets: int, seed: int) -> np.ndarray:
-    """The bucket of each row by its group, (rows,) int64. Groups are numbers, or text as bytes (`S` dtype)."""
+def buckets_of(values: np.ndarray, buckets: int, seed: int, usual: int | None = None) -> np.ndarray:
+    """The bucket of each row by its group, (rows,) int64. Groups are numbers, or text as bytes (`S` dtype).
+
+    If rows with longer texts were appended, `usual` is the length of the first ones: the buckets of texts that are not
+    longer remain the same.
+    """
     if values.dtype.kind == "S":
         width = -(-values.dtype.itemsize // 8) * 8
         words = np.ascontiguousarray(values.astype(f"S{width}")).view(np.uint64).reshape(len(values), -1)
-    elif values.dtype.kind == "f":
+        first = -(-(usual or width) // 8)
+        hashes = hash64(seed, *words[:, :first].T)
+        for more in words[:, first:].T:
+            hashes = np.where(more == 0, hashes, hash64(hashes, more))
+        return (hashes % np.uint64(buckets)).astype(np.int64)
+    if values.dtype.kind == "f":
         words = (values.astype(np.float64) + 0.0).view(np.uint64)[
             :, None
         ]  # adding 0.0 puts -0.0 in the same group as 0.0

@@ -23,8 +23,8 @@ from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, SerialExecutor, run_tasks, silent
 from .assignments import Assignment
 from .checks import check_counts
+from .grown import assign
 from .split import Split
-from .survey import survey
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def make_plan(
             return plan
         remove_arrays(root)
     executor = executor or SerialExecutor()
-    assignment = survey(dataset, split, executor, progress)
+    assignment = assign(dataset, split, executor, progress)
     layout, specs = dataset.layout, code_arrays(len({model.array for model in assignment.models}))
     create_arrays(root, layout, specs, {"foldstream": {"split": split.model_dump()}})
     written = assign_rows(dataset, assignment, root, executor, progress)
@@ -107,6 +107,6 @@ def assign_rows(
     used = {code for model in assignment.models for code in (*model.train, *model.held_out)}
     codes = max(used.union(assignment.holdout, assignment.purged)) + 1
     shards = range(dataset.layout.shards)
-    place = str(dataset.place), str(root)
+    place = dataset.reference, str(root)
     tasks = [CodeTask(*place, shard, assignment.of_shard(shard), codes) for shard in shards]
     return run_tasks(executor, write_codes, tasks, "folds", progress)

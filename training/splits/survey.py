@@ -1,6 +1,6 @@
 """Surveys of a dataset before its rows are assigned: one task per shard, with results merged as they arrive."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -54,10 +54,18 @@ class Surveyor:
     executor: Executor
     progress: Progress
 
-    def each(self, function: Callable[[SurveyTask], Result], found: Any = None) -> Iterator[Result]:
-        """The result of a function for each shard, in order."""
-        place, shards = str(self.dataset.place), range(self.dataset.layout.shards)
-        tasks = [SurveyTask(place, shard, self.split, found) for shard in shards]
+    def each(
+        self,
+        function: Callable[[SurveyTask], Result],
+        found: Any = None,
+        shards: Sequence[int] | None = None,
+        own: Sequence[Any] | None = None,
+    ) -> Iterator[Result]:
+        """The result of a function for each shard, or each of `shards`, in order, given `found`, or for each shard
+        what `own` has for it."""
+        place, shards = self.dataset.reference, range(self.dataset.layout.shards) if shards is None else shards
+        given = [found] * len(shards) if own is None else own
+        tasks = [SurveyTask(place, shard, self.split, one) for shard, one in zip(shards, given, strict=True)]
         return ordered_results(self.executor, function, tasks, "survey", self.progress)
 
 

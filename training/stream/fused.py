@@ -201,8 +201,7 @@ class _EpochReading:
 
     def _mixed_rows(self, model: int, lane: int, window: int) -> np.ndarray:
         """The rows of a window that a model uses, in the order of their use, (uses,) int64."""
-        order = self.orders[model]
-        return order.mixed_rows(lane, window, self.stream.rows[model].mask(self._blocks(lane, window), order.epoch))
+        return self.reader.mixed_rows(self.orders[model], self.stream.rows[model], lane, window)[0]
 
     def _blocks(self, lane: int, window: int) -> list[int]:
         blocks: list[int] = self.any_order.window_blocks(lane, window).tolist()

@@ -96,7 +96,8 @@ class EpochOrder:
     """The order of one epoch.
 
     `sizes` and `kept` are the rows of every block and the rows that pass the filter, (blocks,) int64. `batch_size` is
-    the size of the global batch; a last batch of fewer than `least` rows is dropped.
+    the size of the global batch; a last batch of fewer than `least` rows is dropped. With `whole_lanes`, first
+    windows are as long as others, which are none if there are few blocks.
     """
 
     sizes: np.ndarray
@@ -107,6 +108,7 @@ class EpochOrder:
     seed: int
     epoch: int
     least: int = 1
+    whole_lanes: bool = False
 
     @cached_property
     def blocks(self) -> np.ndarray:
@@ -136,7 +138,7 @@ class EpochOrder:
 
     def _first_window(self, lane: int) -> int:
         """Blocks of a lane's first window: from 1 in the first lane up to W in the last."""
-        return 1 + lane * self.window // self.lanes
+        return self.window if self.whole_lanes else 1 + lane * self.window // self.lanes
 
     def mixed_rows(self, lane: int, window: int, used: np.ndarray) -> np.ndarray:
         """The rows of a window in the order of their use, as positions among all of its rows, (uses,) int64. `used` is
@@ -145,6 +147,23 @@ class EpochOrder:
         if used.dtype == bool:  # mixed before the filter: models with other filters have the same order
             return mixed_where(used, key)
         return mixed_uses(used, key)
+
+    def steps_of(self, lane: int, window: int, uses: int) -> np.ndarray:
+        """The step of each of the first rows that a window uses, (uses,) int64; those that are not used in the epoch
+        get one as if the lane went on."""
+        ends = self.window_ends[lane]
+        first = int(ends[window - 1]) if window else 0
+        rows = np.arange(first, first + uses)
+        places = rows * self.lanes + lane
+        for other, course in enumerate(self.segments):
+            begin = 0
+            for segment in course:
+                if segment.lane == lane:
+                    inside = (rows >= segment.start) & (rows < segment.stop)
+                    places[inside] = (begin + rows[inside] - segment.start) * self.lanes + other
+                begin += segment.stop - segment.start
+        steps: np.ndarray = places // self.batch_size
+        return steps
 
     @cached_property
     def window_ends(self) -> list[np.ndarray]:

@@ -14,10 +14,15 @@ from ...storage.blocks.ahead import AHEAD_BYTES
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.places.block_cache import BlockCache
+from ...storage.sequences import LENGTH
 from .batch import Rank, column_specs, open_cache, reading_threads
 from .decoded import DecodedBlocks
+from .filters import RowFilter
 from .loads import GroupShape, RankGroups, blocks_in_order, fit_group
 from .order import EpochOrder, Mixing, check_mixing, lanes_of
+from .sequences.buckets import bucketed, targets_of
+
+LENGTH_BYTES = 32 << 20  # of the lengths of sequences that stay decoded
 
 
 class RankReader:
@@ -53,9 +58,10 @@ class RankReader:
     def order(self, kept: np.ndarray, epoch: int) -> EpochOrder:
         """The order of an epoch; `kept` is the number of rows of each block that pass the filter, (blocks,) int64."""
         mixing = self.mixing
-        return EpochOrder(
-            self.sizes, kept, mixing.lanes, mixing.window, mixing.batch_size, mixing.seed, epoch, mixing.least
-        )
+        # Windows of different lengths have different quantiles of lengths, which fill batches with padding.
+        whole_lanes = self.lengths is not None and len(self.sizes) <= mixing.lanes * mixing.window
+        given = mixing.lanes, mixing.window, mixing.batch_size, mixing.seed, epoch, mixing.least
+        return EpochOrder(self.sizes, kept, *given, whole_lanes)
 
     def fit_group(self, most: int, multiple: int = 1) -> GroupShape:
         """Batches that are yielded at once: at most `most` bytes and a quarter of a window. Their number is a multiple
@@ -118,6 +124,24 @@ class RankReader:
         """The blocks of the rest of an epoch, then those of the next one, in the order in which they are read first."""
         yield from blocks_in_order(order, self.lanes, step)
         yield from blocks_in_order(following(), self.lanes, 0)
+
+    @cached_property
+    def lengths(self) -> DecodedBlocks | None:
+        """The lengths of sequences, by which their rows are arranged."""
+        if self.dataset.schema.tokens is None:
+            return None
+        return DecodedBlocks(self.dataset, (self.dataset.spec(LENGTH),), LENGTH_BYTES, None)
+
+    def mixed_rows(self, order: EpochOrder, rows: RowFilter, lane: int, window: int) -> tuple[np.ndarray, int]:
+        """The rows of a window that a filter selects in the order of their use, (uses,) int64, and the number of all of
+        its rows."""
+        blocks = order.window_blocks(lane, window).tolist()
+        used = rows.mask(blocks, order.epoch)
+        mixed = order.mixed_rows(lane, window, used)
+        if self.lengths is not None:
+            targets = targets_of(order.steps_of(lane, window, len(mixed)), order.seed, order.epoch)
+            mixed = bucketed(mixed, self.lengths.column(LENGTH, blocks), targets)
+        return mixed, len(used)
 
     def split(self, blocks: Sequence[int]) -> list[list[tuple[int, slice]]]:
         """A window's blocks, each with its range of the window's rows, split among the threads."""

@@ -21,6 +21,7 @@ from ...storage.places.block_cache import BlockCache
 from .batch import ALONE, Batch, Rank, column_specs, make_batch, open_cache, reading_threads, wait_for
 from .device import CPU, on_device
 from .filters import RowFilter
+from .sequences.padding import trim_batches
 
 EVALUATION_BATCH = 512
 IDLE_BUFFERS = 6
@@ -121,6 +122,8 @@ def chosen_rows(
                 for first in range(0, len(inside), batch_size):
                     part = inside[first : first + batch_size]
                     batch = make_batch({name: buffers[name].take(column, part) for name, column in arrays.items()})
+                    if dataset.schema.tokens:
+                        (batch,) = trim_batches([batch])
                     yield number, layout.shard_of(blocks[0]), positions[part], batch
 
 

@@ -29,6 +29,7 @@ from .group_memory import GroupMemory, group_memory, kept
 from .loads import GroupShape, Load, read_together
 from .order import EpochOrder, Mixing, Slice
 from .rank_reader import RankReader
+from .sequences.padding import trim_batches
 
 GROUP_BYTES, REMOTE_GROUP_BYTES = 16 << 20, 8 << 20  # over a network, a larger first group takes longer to arrive
 LENDABLE = 3  # groups that the training loop may hold beside those that are read ahead: of two batches and one it keeps
@@ -245,8 +246,7 @@ class _EpochReading:
 
     def _mixed(self, part: Slice) -> tuple[np.ndarray, int]:
         """The rows of a slice's window in the order of their use, (uses,) int64, and the number of its rows."""
-        used = self.stream.rows.mask(self._blocks(part), self.order.epoch)
-        return self.order.mixed_rows(part.lane, part.window, used), len(used)
+        return self.reader.mixed_rows(self.order, self.stream.rows, part.lane, part.window)
 
     def _blocks(self, part: Slice) -> list[int]:
         blocks: list[int] = self.order.window_blocks(part.lane, part.window).tolist()
@@ -305,6 +305,8 @@ class _EpochReading:
             {spec.name: spec.empty(0) for spec in self.reader.specs} if slot is None else self.memory.lend(slot)
         )
         batches, transform = split_rows(whole, sizes), self.stream.transform
+        if self.reader.lengths is not None:
+            batches = trim_batches(batches)
         first = self.groups.steps_of(group).start
         return batches if transform is None else self._transformed(batches, first, transform)
 

@@ -1,6 +1,5 @@
-"""Models: the built-in networks, and the user's own model code, loaded and checked before any worker starts.
+"""Models: the built-in networks, how the user's own are called, loaded and checked before any worker starts.
 
-Others may import the functions of `factory.py`, of `own_code.py` and `loading.py` for code that travels with a run, and
-those of `user_code.py` to report errors of user code.
+Others may import the functions of `factory.py` and `auto.py`, and `model_errors.py` to report errors of a model.
 Nothing here may train a model.
 """

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ...storage.format import Schema  # which loads numpy, for which --help would wait
 
 AUTO = "auto"
-CHOSEN = "wide-deep", "digits-cnn", "resnet", "nlinear", "mlp"
+CHOSEN = "wide-deep", "digits-cnn", "resnet", "deep-averaging", "nlinear", "mlp"
 """The models among which `auto` chooses."""
 SMALL_IMAGE = range(16, 49)
 """Heights and widths of images for which `digits-cnn` is made."""
@@ -56,9 +56,11 @@ LENGTH_RULES = {
 
 def choose_model(schema: Schema, inputs: Sequence[str] = ()) -> str:
     """The built-in model for data with this schema: `wide-deep` for columns, `digits-cnn` for small images, `resnet`
-    for others and for images with columns beside them, `nlinear` for windows over time series, `mlp` for samples of any
-    other shape. `inputs` are those of `--input`."""
+    for others and for images with columns beside them, `deep-averaging` for sequences of token ids, `nlinear` for
+    windows over time series, `mlp` for samples of any other shape. `inputs` are those of `--input`."""
     shape = schema.sample_shape
+    if schema.tokens:
+        return "deep-averaging"
     if schema.windows:
         return "nlinear"
     if len(shape) == 1:

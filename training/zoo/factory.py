@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...storage.errors import UsageError, did_you_mean
 from ...storage.places.locate import locate
+from ...storage.programs.loading import load_entry, remedy_for
+from ...storage.programs.own_code import find_entry
+from ...storage.programs.user_code import describe_error
 from ..fitted.inputs import Inputs
 from .arguments import SCHEMA, call_factory, match_parameters, signature_in_source
-from .loading import load_entry, remedy_for
-from .own_code import find_entry
-from .user_code import describe_error
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +34,11 @@ BUILT_IN = {
     "resnet": "ResNet",
     "nlinear": "NLinear",
     "article-cnn": "ArticleCNN",
+    "deep-averaging": "DeepAveraging",
 }
 """The built-in models by their names, with those of their factories in `networks.py`."""
+TAKES_TOKENS = "deep-averaging"
+"""The built-in model for sequences of token ids."""
 TAKES_COLUMNS = "resnet"
 """The built-in model that takes columns beside images."""
 
@@ -99,6 +102,11 @@ def build_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any
     from torch import nn
 
     factory = load_factory(name)
+    if name in BUILT_IN and (name == TAKES_TOKENS) != bool(inputs.schema.vocabulary):
+        what = "sequences of token ids only; convert with --tokens, or use another model"
+        if inputs.schema.vocabulary:
+            what = f"no sequences of token ids; use {TAKES_TOKENS} or a model of your own"
+        raise UsageError(f"--model {name} takes {what}")
     if inputs.table and name in BUILT_IN and name != TAKES_COLUMNS:
         raise UsageError(
             f"--model {name} takes no columns beside images; use {TAKES_COLUMNS} or a model of your own, or leave them "
@@ -144,7 +152,9 @@ def check_model(
             out = model(torch.zeros(2, *inputs.shape) if rows is None else rows)
     except Exception as error:  # user code may raise anything
         remedy = "fix the model, or convert to samples of another shape"
-        if isinstance(error, IndexError) and any(column.values for column in inputs.schema.columns):
+        if isinstance(error, IndexError) and inputs.schema.vocabulary:
+            remedy = f"give the embedding schema.vocabulary rows, which are {inputs.schema.vocabulary:,}"
+        elif isinstance(error, IndexError) and any(column.values for column in inputs.schema.columns):
             remedy = "give the embedding of a category as many rows as its column.values in the schema"
         raise UsageError(
             f"--model {name}: the forward pass failed for samples of shape {inputs.shapes}: {describe_error(error)}; "

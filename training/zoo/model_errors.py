@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ...storage.errors import FoldstreamError, ModelError
-from .user_code import describe_error
+from ...storage.programs.user_code import describe_error
 
 PASSING = "gloo/", "NCCL", "out of memory", "not enough memory", "can't allocate memory"
 """What a plain RuntimeError of torch says where it is no error of the model."""

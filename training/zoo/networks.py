@@ -193,6 +193,41 @@ class WideDeep(nn.Module):
         return total
 
 
+class DeepAveraging(nn.Module):
+    """A deep averaging network (Iyyer et al. 2015): the mean of the embeddings of a sequence's token ids, then a
+    multilayer perceptron.
+
+    The embedding of 0, which is padding, stays zero and is not part of the mean. In training, each token is left out of
+    the mean with the probability `word_dropout`.
+    """
+
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...],
+        outputs: int,
+        schema: InputSchema,
+        width: int = 128,
+        hidden: int = 128,
+        layers: int = 2,
+        dropout: float = 0.3,
+        word_dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(schema.vocabulary, width, padding_idx=0)
+        self.word_dropout = word_dropout
+        self.last = nn.Sequential(*perceptron(width, outputs, hidden, layers, dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        used = x != 0
+        if self.training and self.word_dropout:
+            used = used & (torch.rand(x.shape, device=x.device) >= self.word_dropout)
+        weights = used.to(self.embed.weight.dtype)
+        # A product of matrices: the sum over a sequence of its weighted embeddings, without a copy of them.
+        total = torch.einsum("rt,rtw->rw", weights, self.embed(x))
+        found: Tensor = self.last(total / weights.sum(dim=1, keepdim=True).clamp(min=1))
+        return found
+
+
 class NLinear(nn.Module):
     """A linear forecast from a window of a time series, relative to its last value: NLinear (Zeng et al. 2023,
     arXiv:2205.13504), here with further channels beside that of the target, which is the first one.

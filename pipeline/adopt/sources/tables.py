@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from ....storage.errors import SourceError, UsageError
 from ....storage.foreign.format import Chunked, Groups
-from ....storage.foreign.groups import is_list, lists, place_columns, read_group
+from ....storage.foreign.groups import footer, is_list, lists, place_columns, read_group
 from ....storage.places.json_files import read_json
 from ....storage.places.place import Place
 from .found import SPLITS, TABLES, FileList, FoundArray, unknown, value_dtype
@@ -119,15 +119,20 @@ class TableFiles:
         if self._format != PARQUET:
             return bool(self._read(name).null_count)
         for file in self._files:
-            described = parquet.ParquetFile(file.file_argument()).metadata
-            at = next(n for n in range(described.num_columns) if described.schema.column(n).path == name)
+            described = footer(str(file))
             for group in range(described.num_row_groups):
-                found = described.row_group(group).column(at).statistics
+                found = described.row_group(group).column(self._leaves[name]).statistics
                 if found is None or not found.has_null_count:
                     return bool(self._read(name).null_count)
                 if found.null_count:
                     return True
         return False
+
+    @cached_property
+    def _leaves(self) -> Mapping[str, int]:
+        """The numbers of a Parquet file's columns of values, by their paths."""
+        described = footer(str(self._files[0]))
+        return {described.schema.column(number).path: number for number in range(described.num_columns)}
 
     def _in_memory_order(self, described: Groups, groups: Sequence[_Group], files: FileList) -> Chunked | None:
         """Columns of uncompressed Arrow files as chunks, which need no Arrow to be read; None if they are no such."""
@@ -222,7 +227,7 @@ def _schema_of(file: Place, form: str) -> pa.Schema:
 
 def _groups_of(file: Place, form: str) -> Iterator[_Group]:
     if form == PARQUET:
-        found = parquet.ParquetFile(file.file_argument()).metadata
+        found = footer(str(file))
         for number in range(found.num_row_groups):
             group = found.row_group(number)
             yield _Group(file, number, group.total_byte_size, group.num_rows)

@@ -26,10 +26,10 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ...storage.errors import ConflictError, UsageError
-from ...storage.places.json_files import content_hash
-from ...storage.places.locate import locate
-from ...storage.places.place import Place, Status
+from ..errors import ConflictError, UsageError
+from ..places.json_files import content_hash
+from ..places.locate import locate
+from ..places.place import Place, Status
 from .user_code import OTHERS
 
 MOST_FILES = 500

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from ...storage.errors import UsageError
+from ..errors import UsageError
 from .own_code import find_entry
 from .user_code import OTHERS
 

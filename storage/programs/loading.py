@@ -20,9 +20,9 @@ from importlib.util import decode_source, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from ...storage.errors import ConflictError, UsageError
-from ...storage.places.json_files import content_hash, to_json
-from ...storage.places.place import Place
+from ..errors import ConflictError, UsageError
+from ..places.json_files import content_hash, to_json
+from ..places.place import Place
 from .own_code import Code, collect_code, find_entry, is_copy, name_in, verify_code
 from .user_code import describe_error
 
