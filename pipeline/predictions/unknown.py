@@ -14,7 +14,7 @@ def unknown_in(x: np.ndarray, columns: Schema) -> Iterator[tuple[str, np.ndarray
     for place, name in enumerate(columns.features):
         if name in columns.categories:
             found = x[:, place] == len(columns.categories[name])
-            yield name, found.reshape(len(x), -1).any(axis=1)
+            yield name, found.any(axis=tuple(range(1, found.ndim)))
 
 
 class UnknownCategories:

@@ -13,9 +13,9 @@ from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.fold_plan import FoldPlan
 from foldstream.storage.places.json_files import read_json, write_json
 from foldstream.storage.places.locate import locate
-from foldstream.training.splits.balance import distribute
 from foldstream.training.splits.choose import choose_split
-from foldstream.training.splits.grouped import (
+from foldstream.training.splits.groups.balance import distribute
+from foldstream.training.splits.groups.grouped import (
     MOST_BUCKETS,
     are_present,
     assign_buckets,

@@ -12,7 +12,7 @@ from ...storage.errors import UsageError
 from ...storage.fold_plan import ModelRows, among, code_array
 from .columns import find_column, read_column
 from .folds import Rest, contiguous, kfold, stratified
-from .grouped import are_present, buckets_of
+from .groups.grouped import are_present, buckets_of
 from .ordered import TimeCut
 from .split import Split
 from .strata import Strata

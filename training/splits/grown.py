@@ -28,9 +28,9 @@ from .assignments import (
     Folds,
     read_labels,
 )
-from .balance import place, weighted_parts
 from .folds import HOLDOUT_KEY, repeat_seed, rows_left
-from .grouped import assign_buckets
+from .groups.balance import place, weighted_parts
+from .groups.grouped import assign_buckets
 from .split import Split
 from .strata import Strata
 from .survey import (

@@ -26,7 +26,7 @@ from .assignments import (
 )
 from .columns import find_column, read_column
 from .folds import in_turn
-from .grouped import assign_buckets, bucket_count, count_buckets, mark_buckets, marked_buckets
+from .groups.grouped import assign_buckets, bucket_count, count_buckets, mark_buckets, marked_buckets
 from .ordered import Sketch, TimeCut, cut_points, cut_time, sketch
 from .split import Split
 from .strata import LabelCounts, Strata, by_labels, count_labels, label_sets, merge_labels, quantile_bins

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..seeding import permutation
+from ...seeding import permutation
 
 TRIES = 4  # of which the best counts, for few buckets
 ROUNDS = 8  # of moves of every bucket, at most

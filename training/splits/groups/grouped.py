@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...storage.fold_plan import among
-from ...storage.random import hash64
+from ....storage.fold_plan import among
+from ....storage.random import hash64
+from ..folds import HOLDOUT_KEY, repeat_seed
+from ..split import Split
 from .balance import distribute
-from .folds import HOLDOUT_KEY, repeat_seed
-from .split import Split
 
 MOST_BUCKETS = 1 << 16
 MOST_COUNTS = 1 << 23  # entries of the table of buckets and classes
