@@ -94,7 +94,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bool, Dataset
     return made
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_statistics_of_a_model_are_those_of_its_training_rows(
     data: st.DataObject, tables: list[tuple[bool, Dataset]], tmp_path_factory: pytest.TempPathFactory

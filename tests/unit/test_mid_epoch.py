@@ -159,6 +159,7 @@ def exit_codes(
     return [process.wait(timeout=200) for process in ranks]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mode", "every", "window"),
     [("runs", "4 steps", 8), ("runs", "0.0001 minutes", 40), ("fused", "0.0001 minutes", 8), ("fused", "3 steps", 40)],
