@@ -20,7 +20,7 @@ from .images.convert import Tell, convert_images
 from .images.spec import ImageRequest
 from .tables.convert import convert
 from .tables.sources import find_sources
-from .tables.spec import NO_CODE, ConvertRequest
+from .tables.spec.request import NO_CODE, ConvertRequest
 from .target.options import OnError
 from .target.versions import commit_version, next_folder, remove_part, unfinished_request
 

@@ -27,7 +27,7 @@ from .images.spec import ImageRequest, specify_images
 from .images.targets.find import find_targets
 from .tables.convert import cut_sources, specify_by_scan, write_shards
 from .tables.sources import describe_source
-from .tables.spec import ConvertRequest
+from .tables.spec.request import ConvertRequest
 from .target.claim import DatasetSpec, lock_target
 from .target.versions import version_shards
 

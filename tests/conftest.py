@@ -12,7 +12,7 @@ from foldstream.cluster.dask.local import dask_cluster
 from foldstream.pipeline.append import append_request, append_rows, appended_version
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import describe_source
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage import format as storage_format
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.format import SMALL_BLOCK_BYTES

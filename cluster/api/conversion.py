@@ -16,7 +16,7 @@ from ...pipeline.images.convert import convert_images as write_images
 from ...pipeline.images.spec import FITTING, ImageRequest
 from ...pipeline.tables.convert import convert
 from ...pipeline.tables.sources import find_sources
-from ...pipeline.tables.spec import NO_CODE, ConvertRequest
+from ...pipeline.tables.spec.request import NO_CODE, ConvertRequest
 from ...pipeline.target.beside import roles_of
 from ...pipeline.target.claim import is_converted
 from ...pipeline.target.versions import remove_versions

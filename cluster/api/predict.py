@@ -20,7 +20,7 @@ from ...pipeline.predictions.outputs import TABLES, FileOutput, FolderOutput, Ou
 from ...pipeline.predictions.pictures import PictureOutput, check_pixels
 from ...pipeline.predictions.receipts import Facts, Tally
 from ...pipeline.tables.sources import find_sources
-from ...pipeline.tables.spec import ConvertRequest
+from ...pipeline.tables.spec.request import ConvertRequest
 from ...pipeline.target.claim import SPEC
 from ...pipeline.windows.spec import WindowRequest, rows_of
 from ...storage.dataset import Dataset, open_arrays, open_dataset

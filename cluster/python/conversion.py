@@ -14,7 +14,7 @@ from ...pipeline.csv.archive import archive_members, is_archive
 from ...pipeline.images.formats import is_image
 from ...pipeline.tables.sources import find_sources
 from ...pipeline.tables.sources import is_table as is_table_file
-from ...pipeline.tables.spec import ConvertRequest
+from ...pipeline.tables.spec.request import ConvertRequest
 from ...pipeline.windows.spec import WindowRequest
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError

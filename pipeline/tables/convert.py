@@ -35,7 +35,9 @@ from .findings import ErrorTask, Findings, ScanPlan, ScanTask, find_errors, merg
 from .kinds import describe_kinds
 from .readers import OpenedTable, OpenTask, SourceTable, fill_columns, open_source, sample_columns
 from .shuffle import ORDER, ShuffledPlaces, StoredPlaces, write_shuffled
-from .spec import NO_CODE, ConversionSpec, ConvertRequest, choose_columns, specify_conversion
+from .spec.columns import choose_columns
+from .spec.conversion import ConversionSpec, specify_conversion
+from .spec.request import NO_CODE, ConvertRequest
 
 Result = TypeVar("Result")
 

@@ -22,7 +22,8 @@ from ..target.receipts import finish_shard
 from .constants import unknown_error
 from .findings import TOKEN_ROWS
 from .readers import Reader, SourceTable, open_reader, tables_from_json, tables_to_json
-from .spec import ConversionSpec, ConvertRequest, DatasetPiece
+from .spec.conversion import ConversionSpec, DatasetPiece
+from .spec.request import ConvertRequest
 
 BATCH_BYTES = 8 << 20  # of `x`, per batch of rows
 

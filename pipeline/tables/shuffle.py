@@ -38,7 +38,7 @@ from ..target.plan import StoredPlan, store_plan
 from ..target.receipts import finish_shard
 from ..target.run import Stage, run_shard_tasks
 from .fill import MisfitError, ShardPlan, read_shard
-from .spec import ConversionSpec
+from .spec.conversion import ConversionSpec
 
 FAN = 128  # files that a task reads, and segments of a file, at most: shards of 64 MB then arrive in parts of 0.5 MB
 READS = 2  # of a segment: where it is in its file, and its bytes

@@ -11,7 +11,7 @@ from ...storage.errors import SourceError, UsageError, suggest
 from ...storage.format import ArraySpec, Layout, Schema, choose_layout
 from ...storage.windows import WINDOWED, WindowForm, Windows
 from ..tables.options import TableOptions
-from ..tables.spec import ConvertRequest
+from ..tables.spec.request import ConvertRequest
 from ..target.labels import label_columns
 from .series import Series
 

@@ -19,7 +19,8 @@ from foldstream.pipeline.csv.row_batch import Columns, Piece
 from foldstream.pipeline.tables.fill import ShardPlan
 from foldstream.pipeline.tables.findings import Findings
 from foldstream.pipeline.tables.shuffle import FAN, READS, Partition
-from foldstream.pipeline.tables.spec import ConversionSpec, ConvertRequest, specify_conversion
+from foldstream.pipeline.tables.spec.conversion import ConversionSpec, specify_conversion
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.pipeline.target.finished import finished_shards
 from foldstream.pipeline.target.labels import TextFindings
 from foldstream.pipeline.target.receipts import receipt_path, summarize

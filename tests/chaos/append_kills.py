@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import describe_source
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.pipeline.verify import find_damage
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import open_dataset

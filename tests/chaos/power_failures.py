@@ -14,7 +14,7 @@ from foldstream.pipeline.images.convert import convert_images
 from foldstream.pipeline.images.spec import ImageRequest
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import describe_source
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.format import ImageForm
 from foldstream.storage.places.locate import locate

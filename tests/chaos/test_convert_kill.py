@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import describe_source
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.tasks import Result, SerialExecutor, Task
 
 from .convert_kills import strike_conversions

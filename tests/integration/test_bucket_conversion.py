@@ -23,7 +23,7 @@ from foldstream.pipeline.images.spec import ImageRequest
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.fill import write_shard_task
 from foldstream.pipeline.tables.sources import describe_source, find_sources
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError
 from foldstream.storage.format import ImageForm

@@ -17,7 +17,7 @@ from distributed import Client
 from foldstream.pipeline.dask_executor import DaskExecutor
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import describe_source
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.dataset import Dataset
 
 from ..conftest import EXAMPLES, convert_file, table

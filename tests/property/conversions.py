@@ -17,7 +17,7 @@ from typing import Any
 
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import describe_source
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.pipeline.target.versions import remove_versions
 from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.dataset import open_dataset

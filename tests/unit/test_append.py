@@ -16,7 +16,7 @@ from foldstream.pipeline.images.convert import convert_images
 from foldstream.pipeline.images.spec import ImageRequest
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import find_sources
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.pipeline.target.receipts import RECEIPTS
 from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.blocks.reader import BlockReader

@@ -15,7 +15,7 @@ from foldstream.pipeline.sample import sample_texts
 from foldstream.pipeline.tables import arrow
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import find_sources
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.errors import SourceError
 from foldstream.storage.tasks import SerialExecutor
 from pyarrow import feather, parquet

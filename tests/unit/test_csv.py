@@ -14,7 +14,8 @@ from foldstream.pipeline.csv.options import CsvOptions
 from foldstream.pipeline.csv.row_batch import Columns, Piece
 from foldstream.pipeline.tables.findings import merge_findings
 from foldstream.pipeline.tables.parquet import ParquetTable
-from foldstream.pipeline.tables.spec import ConversionSpec, ConvertRequest, specify_conversion
+from foldstream.pipeline.tables.spec.conversion import ConversionSpec, specify_conversion
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RowError, SourceError, UsageError

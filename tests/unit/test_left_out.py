@@ -13,7 +13,7 @@ from foldstream.pipeline.csv import cut as csv_cut
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.fill import write_shard_task
 from foldstream.pipeline.tables.sources import describe_source
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.dataset import open_dataset
 from foldstream.storage.errors import RowError, SourceError
 from foldstream.storage.places.json_files import write_json

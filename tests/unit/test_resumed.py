@@ -14,7 +14,7 @@ from foldstream.pipeline.images.spec import ImageRequest
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.fill import ShardPlan, ShardTask, write_shard_task
 from foldstream.pipeline.tables.sources import describe_source
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.pipeline.target import plan as stored_plans
 from foldstream.pipeline.target.combine import Combined
 from foldstream.pipeline.target.finished import finished_shards

@@ -10,7 +10,7 @@ from foldstream.pipeline.tables import shuffle
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.shuffle import FAN, READS, Partition
 from foldstream.pipeline.tables.sources import describe_source
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.places.local import LocalPlace

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import find_sources
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RowError, SourceError, UsageError
 from foldstream.storage.format import keys_of

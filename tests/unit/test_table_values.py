@@ -16,7 +16,7 @@ from foldstream.pipeline.csv.amounts import plain_amounts
 from foldstream.pipeline.csv.dates import find_ways, parse_dates
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import find_sources
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RowError, SourceError, UsageError
 from foldstream.storage.tasks import SerialExecutor

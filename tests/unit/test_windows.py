@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from foldstream.pipeline.tables.sources import describe_source
-from foldstream.pipeline.tables.spec import ConvertRequest
+from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.pipeline.windows.convert import convert_windows
 from foldstream.pipeline.windows.series import RowKeys, Series
 from foldstream.pipeline.windows.spec import WindowRequest, rows_of
