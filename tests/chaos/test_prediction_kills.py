@@ -7,6 +7,7 @@ from pathlib import Path
 import foldstream as fs
 import obstore
 import pytest
+import torch
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.format import WORK
 from foldstream.storage.places.requests import open_store
@@ -41,6 +42,16 @@ def slow(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "own.py").write_text(SLOW)
     fs.train(digits, folder / "run", model=f"{folder}/own.py:Slow", folds=2, epochs=1)
     return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_as_a_worker() -> Iterator[None]:
+    """This process computes with one thread, like a worker with a core of its own: on some processors, the last digits
+    depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -210,12 +210,9 @@ def test_dasks_page_shows_a_conversion_as_it_goes(
         numbers = page.locator(".scores strong")
         while not seen or seen[-1] != ["240,000", "8"]:
             page.wait_for_timeout(100)
+            is_it = page.locator("h1").inner_text() == str(tmp_path / "many.zarr")  # before the numbers, which follow
             shown = numbers.all_inner_texts()
-            if (
-                page.locator("h1").inner_text() == str(tmp_path / "many.zarr")
-                and len(shown) == 6
-                and shown[:2] not in seen
-            ):
+            if is_it and len(shown) == 6 and shown[:2] not in seen:
                 seen.append(shown[:2])
         dataset = converting.result()
     assert len(seen) > 1, "the numbers never changed"
