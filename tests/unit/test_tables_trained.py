@@ -177,7 +177,7 @@ def test_rows_that_cannot_be_predicted_are_skipped_and_listed(train: Train, tmp_
     new = table.drop(columns="y").head(12).astype(str)
     run, source, out, listed = (tmp_path / name for name in ("run", "new.csv", "out.csv", "out.left_out.csv"))
     new.to_csv(source, index=False)
-    with pytest.raises(UsageError, match="proba: the run predicts values, which have no probabilities"):
+    with pytest.raises(UsageError, match="proba: the run predicts values, not probabilities"):
         fs.predict(run, source, out, proba=True)
     assert fs.predict(run, source, out, on_error="skip").rows == 12
     sound = pd.read_csv(out, index_col=0)["y"]
