@@ -65,27 +65,31 @@ def parse_names(text: str) -> list[str]:
     return text.split(",")
 
 
+Sources = Annotated[
+    str | PathLike[str] | Sequence[str | PathLike[str]],
+    BeforeValidator(as_paths),
+    Cli(metavar="SOURCE…", repeatable=True),
+]
+DaskAddress = Annotated[str | None, Cli(metavar="ADDRESS")]
+ReportFile = Annotated[Location | None, Cli(metavar="FILE.html")]
+CONVERTS_ON = "Address of a Dask scheduler, e.g. tcp://host:8786; by default this process converts."
+REPORT = "HTML file for Dask's performance report."
+
+
 class ConversionRequest(Options):
     """What all conversions have in common."""
 
-    sources: Annotated[
-        str | PathLike[str] | Sequence[str | PathLike[str]],
-        BeforeValidator(as_paths),
-        Cli(metavar="SOURCE…", repeatable=True),
-    ] = Field(kw_only=False, description="Files, folders of them, patterns, or URLs of them in an object store.")
+    sources: Sources = Field(
+        kw_only=False, description="Files, folders of them, patterns, or URLs of them in an object store."
+    )
     out: Annotated[Location, Cli(metavar="OUT.zarr")] = Field(kw_only=False, description="Where to write the dataset.")
     like: Annotated[Location | None, Cli(metavar="DATASET")] = Field(
         default=None,
         description="Dataset whose columns, categories and classes to reuse, e.g. for a test set.",
     )
     overwrite: bool = Field(default=False, description="Replace an existing dataset.")
-    dask: Annotated[str | None, Cli(metavar="ADDRESS")] = Field(
-        default=None,
-        description="Address of a Dask scheduler, e.g. tcp://host:8786; by default this process converts.",
-    )
-    report: Annotated[Location | None, Cli(metavar="FILE.html")] = Field(
-        default=None, description="HTML file for Dask's performance report."
-    )
+    dask: DaskAddress = Field(default=None, description=CONVERTS_ON)
+    report: ReportFile = Field(default=None, description=REPORT)
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -116,7 +120,7 @@ class AdoptRequest(AdoptOptions):
     )
     out: Annotated[Location, Cli(metavar="OUT.zarr")] = Field(kw_only=False, description="Where to write the dataset.")
     overwrite: bool = Field(default=False, description="Replace an existing dataset.")
-    dask: Annotated[str | None, Cli(metavar="ADDRESS")] = Field(
+    dask: DaskAddress = Field(
         default=None,
         description="Address of a Dask scheduler, e.g. tcp://host:8786; by default this process does the work.",
     )
@@ -126,11 +130,7 @@ class AppendRequest(Options):
     """Append the rows of new sources to a dataset, as its next version."""
 
     dataset: Location = Field(kw_only=False, description="Dataset to append to, made by 'foldstream convert'.")
-    sources: Annotated[
-        str | PathLike[str] | Sequence[str | PathLike[str]],
-        BeforeValidator(as_paths),
-        Cli(metavar="SOURCE…", repeatable=True),
-    ] = Field(
+    sources: Sources = Field(
         kw_only=False,
         description="New sources of the same kind, which are converted with the options of the dataset's conversion.",
     )
@@ -149,13 +149,8 @@ class AppendRequest(Options):
         description="stop: stop at the first invalid row or image; skip: skip and list invalid ones; by default as in "
         "the dataset's conversion.",
     )
-    dask: Annotated[str | None, Cli(metavar="ADDRESS")] = Field(
-        default=None,
-        description="Address of a Dask scheduler, e.g. tcp://host:8786; by default this process converts.",
-    )
-    report: Annotated[Location | None, Cli(metavar="FILE.html")] = Field(
-        default=None, description="HTML file for Dask's performance report."
-    )
+    dask: DaskAddress = Field(default=None, description=CONVERTS_ON)
+    report: ReportFile = Field(default=None, description=REPORT)
 
     @property
     def places(self) -> tuple[str, ...]:
