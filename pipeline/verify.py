@@ -29,7 +29,6 @@ from .tables.convert import cut_sources, specify_by_scan, write_shards
 from .tables.sources import describe_source
 from .tables.spec.request import ConvertRequest
 from .target.claim import DatasetSpec, lock_target
-from .target.versions import version_shards
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
             f"{dataset.root} has windows over time series, whose files are not repaired one by one; restore the "
             "damaged files from a copy, or convert the sources again with --overwrite"
         )
-    for version, shards in version_shards(dataset):
+    for version, shards in dataset.version_shards():
         own = [replace(one, shard=one.shard - shards.start) for one in damages if one.shard in shards]
         if own:
             _repair(open_dataset(dataset.folder_of(version) / MANIFEST), own, executor, progress)

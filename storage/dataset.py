@@ -82,10 +82,9 @@ class StoredArrays:
     @property
     def narrow(self) -> dict[str, list[tuple[range, int]]]:
         """The arrays of text that earlier versions store with fewer bytes per row: their blocks, and the bytes."""
-        found, shard = dict[str, list[tuple[range, int]]](), 0
-        for part in parts_of(self.manifest, self.identity):
-            blocks = range(self.layout.blocks_of(shard).start, self.layout.blocks_of(shard + part.shards - 1).stop)
-            shard += part.shards
+        found = dict[str, list[tuple[range, int]]]()
+        for part, shards in self.version_shards():
+            blocks = range(self.layout.blocks_of(shards[0]).start, self.layout.blocks_of(shards[-1]).stop)
             for name, width in part.widths.items():
                 if (width,) != self.spec(name).row_shape:
                     found.setdefault(name, []).append((blocks, width))
@@ -95,12 +94,18 @@ class StoredArrays:
         """The folder of the rows that a version has added."""
         return self.place / part.folder if part.folder else self.place
 
+    def version_shards(self) -> Iterator[tuple[VersionPart, range]]:
+        """What each version has added, and the shards of it."""
+        first = 0
+        for part in parts_of(self.manifest, self.identity):
+            yield part, range(first, first + part.shards)
+            first += part.shards
+
     def _stored_parts(self) -> list[tuple[Place, int]]:
         """The folders with an index and block tables of their own, and their numbers of blocks."""
-        found, shard, block = list[tuple[Place, int]](), 0, 0
-        for part in parts_of(self.manifest, self.identity):
-            shard += part.shards
-            stop = self.layout.blocks_of(shard - 1).stop if part.shards else block
+        found, block = list[tuple[Place, int]](), 0
+        for part, shards in self.version_shards():
+            stop = self.layout.blocks_of(shards[-1]).stop if shards else block
             found.append((self.folder_of(part), stop - block))
             block = stop
         return found

@@ -1,8 +1,6 @@
 """Versions of a dataset as a target: the manifest of the next one, its commit, and the removal of the newest ones."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, replace
-from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -173,10 +171,3 @@ def remove_part(folder: Place, root: Place) -> None:
     with (folder / WORK).lock(f"{root} is being appended to by another process; wait for it to finish"):
         folder.remove_contents(keep=WORK)
     folder.remove_tree()
-
-
-def version_shards(dataset: Dataset) -> Iterator[tuple[VersionPart, range]]:
-    """What each version has added, and the shards of it among those of the dataset."""
-    ends = accumulate(part.shards for part in dataset.versions)
-    for part, end in zip(dataset.versions, ends, strict=True):
-        yield part, range(end - part.shards, end)

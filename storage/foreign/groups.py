@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -36,7 +36,8 @@ class GroupReader:
             if end - begin == high - low:
                 self._decode(number, target)
                 continue
-            target[...] = self.cache.get((self.name, number), lambda: self._decoded(number))[begin - low : end - low]  # noqa: B023 - called at once
+            rows = self.cache.get((self.name, number), partial(self._decoded, number))
+            target[...] = rows[begin - low : end - low]
         return self._local.bytes_read - counted
 
     def _decoded(self, number: int) -> np.ndarray:

@@ -9,7 +9,6 @@ the folds can be computed at any time, also those of earlier versions.
 
 from bisect import bisect_right
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -63,12 +62,6 @@ def assign(dataset: Dataset, split: Split, executor: Executor, progress: Progres
     if isinstance(assigned, Folds):
         return _continued(surveyor, assigned, first.reference)
     return survey_periods(surveyor, assigned.cut) if isinstance(assigned, ByTimeAndGroup) else assigned
-
-
-def shard_ranges(dataset: Dataset) -> list[range]:
-    """The shards that each version has added."""
-    ends = [0, *accumulate(part.shards for part in dataset.versions)]
-    return [range(start, stop) for start, stop in pairwise(ends)]
 
 
 @dataclass(frozen=True)
@@ -172,7 +165,8 @@ def _continued(surveyor: Surveyor, first: Folds, reference: str) -> GrownFolds:
     """The assignment of all versions, given that of the first."""
     dataset, split = surveyor.dataset, surveyor.split
     strata = _strata_in(first, dataset)
-    ranges, parts = shard_ranges(dataset), list[Assignment]([FirstRows(split, first, reference)])
+    ranges = [shards for _, shards in dataset.version_shards()]
+    parts = list[Assignment]([FirstRows(split, first, reference)])
     count = strata.count if strata else 1
     counts = np.zeros((split.repeats, count, split.folds + 1), np.int64)
     for version, shards in enumerate(ranges[1:], 2):
@@ -251,7 +245,7 @@ def _by_group(surveyor: Surveyor) -> ByGroup:
     """Assign the groups of each version in turn."""
     dataset, split = surveyor.dataset, surveyor.split
     counts, tables = np.zeros(table_shape(dataset, split), np.int64), list[np.ndarray]()
-    for version, shards in enumerate(shard_ranges(dataset), 1):
+    for version, (_, shards) in enumerate(dataset.version_shards(), 1):
         known = counts.sum(axis=1) > 0
         for positions, rows in surveyor.each(survey_groups, shards=shards):
             counts.reshape(-1)[positions] += rows
@@ -306,7 +300,7 @@ def _fill_up(
 def _known_folds(surveyor: Surveyor, column: str) -> tuple[Any, ...]:
     """The user's folds: those of version 1 in order, then those that each version has added."""
     folds = list[Any]()
-    for shards in shard_ranges(surveyor.dataset):
+    for _, shards in surveyor.dataset.version_shards():
         found = set().union(*surveyor.each(survey_folds, shards=shards))
         folds += sorted(found - {NEVER_HELD_OUT, *folds})
     check_folds({*folds}, column)
