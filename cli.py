@@ -24,6 +24,7 @@ from .cluster.requests import (
     AppendRequest,
     ConvertImagesRequest,
     ConvertTablesRequest,
+    EnsembleRequest,
     PredictRequest,
     PruneRequest,
     Session,
@@ -36,6 +37,7 @@ from .cluster.terminal.output import choose_output, console, errors, listening, 
 from .cluster.terminal.request_options import request_command
 from .cluster.terminal.tables import (
     print_dataset,
+    show_ensemble,
     show_estimate,
     show_plan,
     show_result,
@@ -202,6 +204,22 @@ def train(request: TrainRequest) -> None:
 
         summary = run_training(request, Session(listener=listener))
     print_result(summary, lambda: show_result(summary))
+
+
+@request_command(app, EnsembleRequest, "ensemble")
+def ensemble(request: EnsembleRequest) -> None:
+    """Weigh several runs on one dataset with the same folds by their out-of-fold predictions. Predict with the ensemble
+    as with a run. Run the same command to resume.
+
+    Examples:
+        foldstream ensemble runs/cnn runs/mlp runs/linear runs/all
+        foldstream ensemble runs/cnn runs/mlp runs/all --method nnls
+    """
+    with listening() as listener:
+        from .cluster.ensembles.ensemble import make_ensemble
+
+        summary = make_ensemble(request, Session(listener=listener))
+    print_result(summary, lambda: show_ensemble(summary))
 
 
 @request_command(app, PredictRequest, "predict")

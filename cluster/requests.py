@@ -17,7 +17,7 @@ from ..pipeline.target.options import OnError
 from ..storage.errors import UsageError
 from ..storage.options import Cli, Location, Options, as_text, flag_of, spelling
 from ..storage.programs.callables import name_callable, name_functions
-from ..training.config import SEVERAL_FUNCTIONS, Ensemble, Execution, Recipe, TrainingOptions
+from ..training.config import SEVERAL_FUNCTIONS, Bytes, Ensemble, Execution, Recipe, TrainingOptions
 from ..training.splits.split import SplitOptions
 from .listener import SILENT, Listener
 
@@ -239,7 +239,7 @@ class SplitRequest(SplitOptions):
 class PredictRequest(Options):
     """Predict new rows by all folds together, and write a CSV or Parquet file, a folder of them, or Zarr."""
 
-    run: Location = Field(kw_only=False, description="Folder of a complete run.")
+    run: Location = Field(kw_only=False, description="Folder of a complete run, or of an ensemble of runs.")
     source: Location = Field(
         kw_only=False, description="Dataset, CSV file with the run's feature columns, or folder of images."
     )
@@ -283,6 +283,32 @@ class PredictRequest(Options):
         description="Workers on Ray that predict the shards of the source, or 0 to predict in this process; by default "
         "0 for up to 1 GB of features, else one for each GPU or core.",
     )
+
+
+class EnsembleRequest(Options):
+    """Weigh several complete runs over the same folds by their out-of-fold predictions."""
+
+    runs: Annotated[Sequence[str | PathLike[str]], BeforeValidator(as_paths), Cli(metavar="RUN…", repeatable=True)] = (
+        Field(kw_only=False, description="Folders of complete runs on one dataset with the same folds.")
+    )
+    out: Location = Field(kw_only=False, description="Folder of the ensemble: weights, predictions, report.")
+    method: Literal["greedy", "nnls", "mean"] = Field(
+        default="greedy",
+        description="How weights are found: greedy selection with replacement by a metric, nnls (non-negative least "
+        "squares), or mean, equal ones.",
+    )
+    metric: str | None = Field(
+        default=None,
+        description="Metric by which greedy selects, e.g. loss; by default that by which the candidates of a grid are "
+        "ranked.",
+    )
+    seed: int = Field(default=0, description="Seed of the rows that greedy sees if not all of them fit.")
+    memory: Bytes = Field(
+        default=None,
+        description="Memory for the predictions that greedy sees, a uniform sample of the rows if not all fit; by "
+        "default 256MB.",
+    )
+    dask: DaskAddress = Field(default=None, description="Address of a Dask scheduler; by default this process.")
 
 
 class SubmitRequest(Options):

@@ -18,6 +18,7 @@ from .stream.order import Mixing
 
 EVERY = "all"  # the name of initial weights from which the models of all folds start
 GRID = "grid.json"  # next to the runs of a grid search's candidates: their scores
+ENSEMBLE = "ensemble.json"  # of an ensemble of several runs: its members and their weights; written last
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,11 @@ def _no_run(root: Place) -> ForeignError:
     """The error for a location without a run."""
     if (root / MANIFEST).exists():
         return ForeignError(f"{root} is a dataset, not a run; train on it with 'foldstream train {root} RUN'")
+    if (root / ENSEMBLE).exists():
+        return ForeignError(
+            f"{root} is an ensemble of several runs, which only predicts and is served; give one of its members, which "
+            f"{root / ENSEMBLE} lists"
+        )
     if root.is_file():
         return ForeignError(f"{root} is a file, not a run; give the folder that 'foldstream train' has written")
     what = "is not a run (it has no run.json)" if root.is_dir() else "does not exist"

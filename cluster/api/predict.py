@@ -33,15 +33,14 @@ from ...storage.places.place import Place
 from ...storage.programs.own_code import Code
 from ...storage.tasks import Progress, silent
 from ...storage.versions import find_version
-from ...training.run import RunFolder, RunJob, load_job
-from ...training.settings import check_ensemble
+from ...training.run import RunFolder
 from ..dask.executor import job_executor
+from ..prediction.members import Members, read_members
 from ..prediction.parts import Parts
 from ..prediction.plan import PredictionPlan, check_columns, check_same_features
 from ..prediction.work import SOURCE, claimed, work_of
 from ..prediction.workers import choose_workers, prediction_executor
 from ..requests import Keywords, PredictRequest, Session
-from ..runs.run import read_run
 from .conversion import absolute, convert_request
 from .entry import entry
 
@@ -75,7 +74,7 @@ def predict(request: PredictRequest, session: Session) -> "Predicted":
     A category that does not occur in the training data is treated as unknown; a warning says how many rows have one.
 
     Args:
-        run: Folder of a complete run.
+        run: Folder of a complete run, or of an ensemble of runs.
         source: Dataset, CSV or Parquet file, or images to predict.
         out: File to write. Its ending says the format: `.csv`, `.csv.gz` or `.parquet`. A name that ends with a slash
             is a folder of Parquet files, and `.zarr` are arrays: `prediction` (rows, outputs), and the rows' `key` or
@@ -125,7 +124,7 @@ def predict_source(request: PredictRequest, session: Session) -> Predicted:
     """Predict the source of a request; see `predict`."""
     target, kind = output_of(request)
     work, asked = work_of(target), AskedPrediction.of(request)
-    output = choose_output(asked.job.schema, request, target, kind)
+    output = choose_output(asked.members.schema, request, target, kind)
     if done := output.result():
         if not asked.made(done):
             raise ConflictError(f"{target} already contains other predictions; choose another name, or remove it")
@@ -136,7 +135,7 @@ def predict_source(request: PredictRequest, session: Session) -> Predicted:
             output.check_free()
         dataset, left_out = source_dataset(asked, work, session)
         _list_skipped(target, kind, dataset, left_out, session)
-        plan = PredictionPlan.of(request, asked.run, asked.job, dataset)
+        plan = PredictionPlan.of(request, asked.members, dataset)
         workers = choose_workers(request.workers, dataset)
         if kind in WRITERS and not workers:
             tables, tally = here(plan, session)
@@ -205,11 +204,11 @@ class Prediction(NamedTuple):
 def predict_tables(request: PredictRequest, session: Session, target: Place) -> Iterator[Prediction]:
     """Predict the source of a request, batch by batch. What is needed meanwhile is stored beside `target`."""
     asked, work = AskedPrediction.of(request), work_of(target)
-    if what := asked.job.schema.target_name:
+    if what := asked.members.schema.target_name:
         raise pictures_are_no_table(what, "predict() without a file; use fs.predict(run, source, out)")
     with claimed(target, [asked.digest, TABLES]):
         dataset, left_out = source_dataset(asked, work, session)
-        plan = PredictionPlan.of(request, asked.run, asked.job, dataset)
+        plan = PredictionPlan.of(request, asked.members, dataset)
         if workers := choose_workers(request.workers, dataset):
             output = FileOutput(target, TABLES, work)
             _, tally = in_parts(Parts(plan.open(), output, work), workers, session)
@@ -240,31 +239,29 @@ class AskedPrediction:
     """A request that fits its run, with its source: a dataset, or what has to be converted into one."""
 
     request: PredictRequest
-    run: RunFolder
-    job: RunJob
+    members: Members
     source: Dataset | TablesRequest | ImageRequest
 
     @classmethod
     def of(cls, request: PredictRequest) -> "AskedPrediction":
         """Check a request. Raises UsageError if it does not fit its run."""
-        run, _ = read_run(locate(str(request.run)))
-        job = load_job(run)
-        schema = job.schema
+        members = read_members(locate(str(request.run)))
+        schema = members.schema
         check_columns(request, schema, names_of_rows(schema, request.id))
-        check_ensemble(request.ensemble, schema.task != "regression", job.config.refit)
+        members.check_ensemble(request.ensemble)
         if request.proba and not schema.probabilities:
             what = f"{schema.target_name}, which have no columns" if schema.target_name else "values"
             raise UsageError(f"--proba: the run predicts {what}, not probabilities; remove the option")
         if request.id and schema.image:
             raise UsageError(f"--id {request.id}: images have no columns; omit --id, their paths identify them")
-        return cls(request, run, job, _source_of(request, schema))
+        return cls(request, members, _source_of(request, schema))
 
     @cached_property
     def digest(self) -> str:
         """A hash of what the predictions depend on, except for which images there are."""
         source = self.source.identity if isinstance(self.source, Dataset) else self.source.to_json()
         options = [getattr(self.request, name) for name in ("proba", "columns", "id", "ensemble")]
-        return content_hash(to_json([source, options]), self.run.summary.read_bytes())
+        return content_hash(to_json([source, options]), self.members.stamp)
 
     def result(self, dataset: Dataset, left_out: bytes, tally: Tally) -> dict[str, Any]:
         """The result of the prediction as JSON."""
@@ -290,11 +287,10 @@ def write_oof(run: str | Path, out: str | Path, *, format: str | None = None, pr
     label. `format` says the format, "csv" or "parquet", if the ending of `out` does not. Returns the number of rows
     written.
     """
-    folder, _ = read_run(locate(run))
+    members = read_members(locate(run))
     target, ending = new_file(out), ending_of(str(out), format)
-    job = load_job(folder)
-    check_table(job.schema, folder)
-    dataset, predictions = job.open_data(), open_arrays(folder.oof, "predictions")
+    check_table(members.schema, members.root)
+    dataset, predictions = members.open_data(), open_arrays(members.root.oof, "predictions")
     with disk_in_words(target):
         write_tables(oof_tables(dataset, predictions, progress), target, ending)
     return len(dataset)
@@ -375,15 +371,15 @@ def source_dataset(asked: AskedPrediction, work: Place, session: Session) -> tup
             place.remove_tree()
             dataset = _convert(asked, asked.source, place, session)
         left_out = (dataset.place / LEFT_OUT).read_bytes() if dataset.left_out else b""
-    check_same_features(asked.job.schema, dataset.schema, str(asked.request.source))
+    check_same_features(asked.members.schema, dataset.schema, str(asked.request.source))
     return dataset, left_out
 
 
 def _convert(asked: AskedPrediction, request: TablesRequest | ImageRequest, out: Place, session: Session) -> Dataset:
     """Convert the source, or resume its conversion."""
     if not isinstance(request, ImageRequest):
-        tokens = asked.job.schema.tokens
-        return _convert_table(request, out, session, tokens.code_in(asked.run.root) if tokens else Code())
+        tokens = asked.members.schema.tokens
+        return _convert_table(request, out, session, tokens.code_in(asked.members.first.root) if tokens else Code())
     with disk_in_words(out), job_executor(session.listener, session.client) as executor:
         listener = session.listener
         return write_images(request, out, executor, listener.progress, tell=listener.announce)

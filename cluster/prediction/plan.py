@@ -15,15 +15,15 @@ from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
 from ...storage.format import Schema
 from ...storage.places.locate import locate
-from ...training.run import RunFolder, RunJob, load_job
 from ...training.settings import own_metrics, scoring_of
 from ..requests import PredictRequest
+from .members import Members, read_members
 
 
 @dataclass(frozen=True)
 class PredictionPlan:
-    """Predict the `dataset` with the models of the `run`, combined by `ensemble`. Columns are as in `PredictedForm`.
-    `scale` is that of the labels if predictions are scored."""
+    """Predict the `dataset` with the models of the `run`, or of an ensemble of runs, combined by `ensemble`. Columns
+    are as in `PredictedForm`. `scale` is that of the labels if predictions are scored."""
 
     run: str
     dataset: str
@@ -34,34 +34,33 @@ class PredictionPlan:
     scale: LabelScale | None
 
     @classmethod
-    def of(cls, request: PredictRequest, run: RunFolder, job: RunJob, dataset: Dataset) -> Self:
+    def of(cls, request: PredictRequest, members: Members, dataset: Dataset) -> Self:
         """The plan for a request whose source has become a dataset."""
         # Scores of rows that the models were trained on say nothing.
+        job = members.job
         known = job.identity in (dataset.identity, *dataset.earlier)
         scale = None if known else LabelScale.of(dataset, job.schema)
         names = check_columns(request, job.schema, names_of_rows(dataset.schema, request.id))
-        return cls(str(run.root), dataset.reference, request.ensemble, names, request.id, request.proba, scale)
+        return cls(str(members.root.root), dataset.reference, request.ensemble, names, request.id, request.proba, scale)
 
     def open(self) -> "OpenPlan":
         """Read what the plan names."""
-        run = RunFolder(locate(self.run))
-        job, dataset = load_job(run), open_dataset(self.dataset)
-        return OpenPlan(self, run, job, dataset, PredictedForm(job.schema, dataset, self.names, self.id, self.proba))
+        members, dataset = read_members(locate(self.run)), open_dataset(self.dataset)
+        return OpenPlan(self, members, dataset, PredictedForm(members.schema, dataset, self.names, self.id, self.proba))
 
 
 @dataclass(frozen=True)
 class OpenPlan:
-    """A plan with its run, its dataset and the form of the predictions."""
+    """A plan with what predicts, its dataset and the form of the predictions."""
 
     plan: PredictionPlan
-    run: RunFolder
-    job: RunJob
+    members: Members
     dataset: Dataset
     form: PredictedForm
 
     def tally(self) -> Tally:
         """An empty tally."""
-        job, scale = self.job, self.plan.scale
+        job, scale = self.members.job, self.plan.scale
         scorer = Scorer(scoring_of(job.schema, job.config), own_metrics(job.config))
         scores = SourceScores(scorer, self.dataset.schema, scale) if scale else None
         return Tally(UnknownCategories(job.schema), scores)

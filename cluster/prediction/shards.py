@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ...pipeline.predictions.receipts import Tally
 from ...storage.tasks import Progress
-from ...training.model.prediction import RunEnsemble, load_ensemble, predict_shards
+from ...training.model.prediction import Models, predict_shards
 from .plan import PredictionPlan
 from .rate import RowRate
 
@@ -22,8 +22,8 @@ class ShardPredictor:
         self.opened = plan.open()
 
     @cached_property
-    def models(self) -> RunEnsemble:
-        return load_ensemble(self.opened.job, self.opened.run, self.opened.plan.ensemble)
+    def models(self) -> Models:
+        return self.opened.members.load(self.opened.plan.ensemble)
 
     def rows(self, shard: int, tally: Tally) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         """The rows of a shard, batch by batch, with their arrays and predictions. They are added to the tally."""

@@ -15,12 +15,11 @@ from ...storage.errors import UsageError
 from ...storage.format import THRESHOLD, Schema
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
-from ...training.run import load_job
 from ..api.predict import predict_tables
 from ..bars import showing_progress
 from ..listener import Listener
+from ..prediction.members import read_members
 from ..requests import PredictRequest, Session
-from ..runs.run import read_run
 from ..wording import python_words
 from .memory import Samples, Written, is_in_memory, named_in_errors
 
@@ -64,7 +63,7 @@ def _predict(request: PredictRequest, written: Written, session: Session) -> pd.
     """The predictions of a request, whose `out` is in a folder for temporary files."""
     import pyarrow as pa
 
-    schema = load_job(read_run(locate(str(request.run)))[0]).schema
+    schema = read_members(locate(str(request.run))).schema
     request = request.model_copy(update={"proba": schema.probabilities})
     with predict_tables(request, session, locate(str(request.out))) as prediction:
         frame = pa.concat_tables(prediction.tables).to_pandas()

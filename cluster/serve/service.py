@@ -15,10 +15,8 @@ from ...storage.errors import UsageError
 from ...storage.format import IMAGE, TABLE, ImageForm, Statistics
 from ...storage.options import Location
 from ...storage.places.locate import locate
-from ...training.model.prediction import load_ensemble
-from ...training.run import load_job, read_result
-from ...training.settings import check_ensemble
-from ..runs.run import read_run
+from ...training.run import read_result
+from ..prediction.members import read_members
 from .bodies import GivenRow, Problem
 from .openapi import example_values
 
@@ -38,21 +36,20 @@ class Answer:
 
 
 class Service:
-    """The models of a complete run, and the encoders of its rows."""
+    """The models of a complete run, or of an ensemble of runs, and the encoders of its rows."""
 
     def __init__(self, run: Location, ensemble: str = "mean") -> None:
-        folder, _ = read_run(locate(str(run)))
-        job = load_job(folder)
-        check_ensemble(ensemble, job.schema.task != "regression", job.config.refit)
-        if job.schema.windows:
+        members = read_members(locate(str(run)))
+        members.check_ensemble(ensemble)
+        folder, self.schema = members.first, members.schema
+        if self.schema.windows:
             raise UsageError(
                 f"{run}: its models take windows over time series, which cannot be sent row by row; predict a file of "
                 "rows with 'foldstream predict'"
             )
-        if what := job.schema.target_name:
+        if what := self.schema.target_name:
             raise UsageError(f"{run}: {what} cannot be served; write them with 'foldstream predict {run} SOURCE OUT/'")
-        self.schema = job.schema
-        self.models = load_ensemble(job, folder, ensemble)
+        self.models = members.load(ensemble)
         self.encoder: RowEncoder | TokenEncoder | None = None
         if tokens := self.schema.tokens:
             self.encoder = TokenEncoder(self.schema, TokenReading.of(tokens, folder.root))

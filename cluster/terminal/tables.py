@@ -221,6 +221,24 @@ def candidates_table(grid: dict[str, Any], names: Sequence[str]) -> Table:
     return table
 
 
+def show_ensemble(summary: dict[str, Any]) -> None:
+    """Print the weights and scores of an ensemble's members, and the scores of the ensemble."""
+    names = brief_scores(dict.fromkeys(("loss", *summary["out_of_fold"])), MOST_SCORES)
+    console.print(fitting(partial(ensemble_table, summary), names))
+    console.print(metrics_table(summary))
+
+
+def ensemble_table(summary: dict[str, Any], names: Sequence[str]) -> Table:
+    """The weight and the out-of-fold scores in `names` of each member, and those of the ensemble."""
+    table = Table("member", "weight", *names)
+    for member in summary["members"]:
+        scores = member["out_of_fold"]
+        cells = [f"{scores[name]:.4f}" if name in scores else "" for name in names]
+        table.add_row(member["name"], f"{member['weight']:.3f}", *cells)
+    table.add_row("ensemble", "", *(f"{summary['out_of_fold'][name]:.4f}" for name in names))
+    return table
+
+
 def _with_spread(scores: dict[str, float], spread: dict[str, dict[str, float]], name: str) -> str:
     """A score with its standard deviation over the folds, if all of them have it."""
     value = f"{scores[name]:.4f}" if name in scores else ""

@@ -10,6 +10,7 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 480, 260  # in units of the drawing, which is as wide as its column
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 34  # margins for the tick labels
 TICKS = 5
+LONGEST = 9  # characters beside a bar
 
 Point = tuple[float, float]
 UNIT: Point = 0.0, 1.0
@@ -73,6 +74,25 @@ def precision_recall_chart(curves: Sequence[Sequence[Sequence[float]]]) -> Marku
     frame = Frame(UNIT, UNIT)
     lines = [[(0.0, points[0][2]), *((recall, precision) for _, recall, precision in points)] for points in curves]
     return drawing("precision by recall", [*frame.axes("recall"), *_lines(frame, lines)])
+
+
+def bars_chart(name: str, values: Mapping[str, float]) -> Markup:
+    """Horizontal bars, one for each name, from 0 to its value."""
+    most = max([*values.values(), 0.0]) or 1.0
+    parts, step = list[Markup](), (HEIGHT - TOP - BOTTOM) / max(1, len(values))
+    for number, (label, value) in enumerate(values.items()):
+        y, length = TOP + number * step, value / most * (WIDTH - LEFT - 5 * RIGHT)
+        bar = '<rect class="bar s0" x="{}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}: {:.4f}</title></rect>'
+        parts.append(Markup(bar).format(LEFT, y + step * 0.15, length, step * 0.7, label, value))
+        middle = y + step / 2 + 4
+        parts.append(Markup('<text class="left" x="{}" y="{:.1f}">{}</text>').format(LEFT - 6, middle, shorten(label)))
+        parts.append(Markup('<text x="{:.1f}" y="{:.1f}">{:.3f}</text>').format(LEFT + length + 6, middle, value))
+    return drawing(name, parts)
+
+
+def shorten(label: str) -> str:
+    """The end of a label that fits beside a chart."""
+    return label if len(label) <= LONGEST else f"…{label[1 - LONGEST :]}"
 
 
 def _lines(frame: "Frame", lines: Sequence[Sequence[Point]]) -> Iterator[Markup]:

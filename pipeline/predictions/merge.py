@@ -3,9 +3,9 @@
 Each task writes one shard of the result and evaluates its predictions; memory is bounded by a shard.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, silent
 from .scores import WORST, ClassTotals, MergedScores, Scorer, ScoreTotals, WorstRow, worst_of
+
+Task = TypeVar("Task")
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,27 @@ def merge_predictions(
     Returns the report: rows, scores with intervals, those of each model, confusion and calibration, the worst rows.
     Raises RunError unless each model has predicted each of its rows once, and no others. An existing result is opened.
     """
+    places = dataset.reference, str(plan.place), str(root), scorer.scoring, tuple(models), tuple(map(str, parts))
+    tasks = [MergeTask(*places, shard) for shard in range(dataset.layout.shards)]
+    return write_predictions(dataset, root, merge_shard, tasks, scorer, executor, progress)
+
+
+def write_predictions(
+    dataset: Dataset,
+    root: Place,
+    write: Callable[[Task], MergedShard],
+    tasks: Sequence[Task],
+    scorer: Scorer,
+    executor: Executor,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Write predictions of a dataset's rows to `root` and commit them with their report, which is returned. Each task
+    writes a shard. An existing result is opened."""
     if not (root / MANIFEST).exists():
         layout, specs = dataset.layout, prediction_arrays(dataset.schema)
         create_arrays(root, layout, specs, {"foldstream": {"dataset": str(dataset.place)}})
-        places = dataset.reference, str(plan.place), str(root), scorer.scoring, tuple(models), tuple(map(str, parts))
-        tasks = [MergeTask(*places, shard) for shard in range(layout.shards)]
         written, evaluation = [], None
-        for shard in in_order(executor.map(merge_shard, tasks)):
+        for shard in in_order(executor.map(write, tasks)):
             written.append(shard.written)
             if evaluation is None:
                 evaluation = shard.evaluation

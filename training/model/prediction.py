@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -99,6 +99,24 @@ class RunEnsemble:
             return torch.cat([combine(one, self.kind, self.weights, self.schema) for one in every]).numpy()
 
 
+@dataclass(frozen=True)
+class WeightedRuns:
+    """The models of several runs, and the weights of their predictions."""
+
+    runs: tuple[RunEnsemble, ...]
+    weights: tuple[float, ...]
+    schema: Schema
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """Predict stored rows, (rows, outputs): the weighted sum of what the runs predict."""
+        every = np.stack([run(x) for run in self.runs])
+        mixed: np.ndarray = np.einsum("m,mro->ro", np.array(self.weights), every.astype(np.float64))
+        return mixed.astype(every.dtype)
+
+
+Models: TypeAlias = RunEnsemble | WeightedRuns
+
+
 def load_ensemble(job: RunJob, run: RunFolder, kind: str = "mean") -> RunEnsemble:
     """Load the models of all folds of a run, or with the kind "refit" the one that was trained on all rows."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -112,7 +130,7 @@ def load_ensemble(job: RunJob, run: RunFolder, kind: str = "mean") -> RunEnsembl
 
 
 def predict_shards(
-    models: RunEnsemble, dataset: Dataset, shards: Iterable[int]
+    models: Models, dataset: Dataset, shards: Iterable[int]
 ) -> Iterator[tuple[int, dict[str, np.ndarray], np.ndarray]]:
     """Predict every row of some shards, in order, with the models of all folds in one pass over the data.
 

@@ -1,0 +1,108 @@
+"""What predicts: a complete run, or an ensemble of several runs with their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...storage.dataset import Dataset
+from ...storage.errors import ConflictError, ForeignError
+from ...storage.format import Schema
+from ...storage.places.json_files import content_hash, read_json
+from ...storage.places.locate import locate
+from ...storage.places.place import Place
+from ...training.run import ENSEMBLE, RunFolder, RunJob, load_job
+from ...training.settings import check_ensemble
+from ..runs.run import read_run
+
+if TYPE_CHECKING:
+    from ...training.model.prediction import Models
+
+
+@dataclass(frozen=True)
+class Members:
+    """The complete runs that predict together, with their weights: a run itself has the weight 1. `root` is the folder
+    of their merged predictions, and `stamp` identifies all of them."""
+
+    root: RunFolder
+    runs: tuple[RunFolder, ...]
+    jobs: tuple[RunJob, ...]
+    weights: tuple[float, ...]
+    stamp: bytes
+
+    @property
+    def first(self) -> RunFolder:
+        """The run whose tokenizer reads texts, which all members share."""
+        return self.runs[0]
+
+    @property
+    def job(self) -> RunJob:
+        """The job by which rows are converted and scored: the first one that takes all the columns that any takes."""
+        return next((job for job in self.jobs if job.schema.table), self.jobs[0])
+
+    @property
+    def schema(self) -> Schema:
+        return self.job.schema
+
+    def open_data(self) -> Dataset:
+        """The dataset that the members were trained on."""
+        return self.job.open_data()
+
+    def check_ensemble(self, kind: str) -> None:
+        """Raise UsageError if the folds of a member cannot be combined in this way."""
+        for job in self.jobs:
+            check_ensemble(kind, job.schema.task != "regression", job.config.refit)
+
+    def load(self, kind: str) -> Models:
+        """Load the models of all members, whose folds are combined by `kind`."""
+        from ...training.model.prediction import WeightedRuns, load_ensemble  # torch takes a second to load
+
+        every = tuple(load_ensemble(job, run, kind) for job, run in zip(self.jobs, self.runs, strict=True))
+        return every[0] if len(every) == 1 else WeightedRuns(every, self.weights, self.schema)
+
+
+def read_members(place: Place) -> Members:
+    """The members of an ensemble, or a run alone.
+
+    Raises ForeignError for what is neither, UsageError for a run that is not complete, and ConflictError if a member
+    has been trained again since its weight was found.
+    """
+    if not (place / ENSEMBLE).exists():
+        run, _ = read_run(place)
+        return Members(run, (run,), (load_job(run),), (1.0,), run.summary.read_bytes())
+    facts = read_json(place / ENSEMBLE)
+    runs = tuple(_member(place, one) for one in facts["members"])
+    weights = tuple(float(one["weight"]) for one in facts["members"])
+    used = [(run, weight) for run, weight in zip(runs, weights, strict=True) if weight] or [(runs[0], 0.0)]
+    runs, weights = tuple(run for run, _ in used), tuple(weight for _, weight in used)
+    stamp = (place / ENSEMBLE).read_bytes()
+    return Members(RunFolder(place), runs, tuple(map(load_job, runs)), weights, stamp)
+
+
+def _member(ensemble: Place, stored: dict[str, Any]) -> RunFolder:
+    """The run of a member, which must be the one whose predictions were weighted."""
+    place = locate(stored["run"])
+    remedy = f"restore it, or make another ensemble than {ensemble}"
+    try:
+        run, _ = read_run(place)
+    except ForeignError as error:
+        raise ForeignError(f"{ensemble}: its member {place} is gone ({error}); {remedy}") from None
+    if stamp_of(run) != stored["summary"]:
+        raise ConflictError(f"{ensemble}: its member {place} has been trained again since then; {remedy}")
+    return run
+
+
+def stamp_of(run: RunFolder) -> str:
+    """A hash of the results of a complete run: its folds' metrics and scores."""
+    return content_hash(run.summary.read_bytes(), run.job.read_bytes())
+
+
+def names_of(places: Sequence[str]) -> list[str]:
+    """Short names of runs: the last parts of their paths that tell them apart."""
+    parts = [place.rstrip("/").split("/") for place in places]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-count:]) for one in parts]
+        if len({*names}) == len(names):
+            return names
+    return [*places]
