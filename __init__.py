@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .cluster.listener import Listener
     from .cluster.python.append import append
     from .cluster.python.conversion import convert
+    from .cluster.python.ensemble import Ensemble, ensemble
     from .cluster.python.run import Run
     from .cluster.python.train import train
     from .storage.errors import FoldstreamError
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Callback",
     "Dataset",
+    "Ensemble",
     "FoldstreamError",
     "Listener",
     "Run",
@@ -51,6 +53,7 @@ __all__ = [
     "convert",
     "convert_csv",
     "convert_images",
+    "ensemble",
     "export",
     "load_models",
     "normalizer",
@@ -67,6 +70,7 @@ __all__ = [
 _HOMES = {
     "Callback": ("cluster.callbacks.callback", "Callback"),
     "Dataset": ("cluster.api.browse", "BrowsableDataset"),
+    "Ensemble": ("cluster.python.ensemble", "Ensemble"),
     "FoldstreamError": ("storage.errors", "FoldstreamError"),
     "Listener": ("cluster.listener", "Listener"),
     "Run": ("cluster.python.run", "Run"),
@@ -75,6 +79,7 @@ _HOMES = {
     "convert": ("cluster.python.conversion", "convert"),
     "convert_csv": ("cluster.api.conversion", "convert_csv"),
     "convert_images": ("cluster.api.conversion", "convert_images"),
+    "ensemble": ("cluster.python.ensemble", "ensemble"),
     "export": ("training.model.export", "export"),
     "load_models": ("training.model.export", "load_models"),
     "normalizer": ("training.open_stream", "normalizer"),

@@ -299,8 +299,8 @@ class EnsembleRequest(Options):
     )
     metric: str | None = Field(
         default=None,
-        description="Metric by which greedy selects, e.g. loss; by default that by which the candidates of a grid are "
-        "ranked.",
+        description="Metric by which greedy selects, e.g. auc; by default what the first run monitors, or else the "
+        "loss.",
     )
     seed: int = Field(default=0, description="Seed of the rows that greedy sees if not all of them fit.")
     memory: Bytes = Field(

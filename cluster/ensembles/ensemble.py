@@ -12,12 +12,12 @@ from ...pipeline.predictions.scores import Scorer
 from ...storage.dataset import Dataset
 from ...storage.errors import ConflictError, check_choice, disk_in_words
 from ...storage.fold_plan import open_plan
+from ...storage.machine import parse_bytes
 from ...storage.metrics.scoring import Scoring
 from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress
-from ...training.config import parse_bytes
 from ...training.run import ENSEMBLE, RunFolder
 from ...training.settings import own_metrics, ranking_metrics, scoring_of
 from ..dask.executor import job_executor
@@ -56,10 +56,13 @@ def make_ensemble(request: EnsembleRequest, session: Session) -> dict[str, Any]:
 
 
 def weighting_of(request: EnsembleRequest, members: Sequence[Candidate], scoring: Scoring) -> Weighting:
-    """How the weights of a request are found. Raises UsageError for a metric that there is not."""
+    """How the weights of a request are found: greedy selection is by the given metric, or what the first run
+    monitors, or else the loss. Raises UsageError for a metric that there is not."""
     own = {name for name, _ in scoring.own}
     known = [name for name in scoring.names() if name not in own]
-    metrics = ranking_metrics(scoring.schema, [member.job.config for member in members])
+    ranked = ranking_metrics(scoring.schema, [member.job.config for member in members])
+    # A loss sees every probability; selection by accuracy follows single rows.
+    metrics = {"loss": False} if "loss" in ranked else ranked
     if request.metric:
         check_choice("--metric", request.metric, known)
         metrics = {request.metric: scoring.higher_is_better(request.metric)}

@@ -12,6 +12,7 @@ from foldstream.cli import app
 from foldstream.cluster.requests import (
     ConvertImagesRequest,
     ConvertTablesRequest,
+    EnsembleRequest,
     PredictRequest,
     SplitRequest,
     SubmitRequest,
@@ -62,6 +63,7 @@ REQUESTS: dict[str, type[Options]] = {
     "images": ConvertImagesRequest,
     "split": SplitRequest,
     "train": TrainRequest,
+    "ensemble": EnsembleRequest,
     "predict": PredictRequest,
     "submit": SubmitRequest,
 }

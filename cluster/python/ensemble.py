@@ -1,0 +1,192 @@
+"""`fs.ensemble`, and the ensemble that it returns as an object."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from ...pipeline.predictions.oof_table import oof_tables
+from ...storage.dataset import open_arrays
+from ...storage.errors import ForeignError
+from ...storage.metrics.names import in_usual_order, main_scores
+from ...storage.options import as_text
+from ...storage.places.json_files import read_json
+from ...storage.places.locate import locate
+from ...storage.tasks import silent
+from ...training.run import ENSEMBLE, RunFolder
+from ..api.entry import entry
+from ..ensembles.ensemble import make_ensemble
+from ..listener import Listener
+from ..prediction.members import read_members
+from ..requests import EnsembleRequest, Keywords, Session
+from .predictions import predict_frame, with_numbers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Ensemble:
+    """An ensemble of several runs, as `fs.ensemble` returns it. `fs.Ensemble(path)` opens an earlier one, on disk or in
+    an object store. It takes the place of its path in `fs.predict`.
+
+    Args:
+        path: Path or URL of an ensemble.
+
+    Raises:
+        ForeignError: The folder is not a complete ensemble.
+
+    Example:
+        >>> both = fs.ensemble(["runs/flowers", "runs/wide"], "runs/both")
+        >>> fs.Ensemble("runs/both").weights == both.weights
+        True
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.place = locate(as_text(path))
+        """Where the ensemble is."""
+        if not (self.place / ENSEMBLE).exists():
+            raise ForeignError(
+                f"{self.place} is not a complete ensemble (it has no {ENSEMBLE}); make one with fs.ensemble(runs, "
+                f"'{self.place}')"
+            )
+        self.summary: dict[str, Any] = read_json(self.place / ENSEMBLE)
+        """All facts as a dictionary: the members with their scores, the weights, the scores of the ensemble."""
+
+    def __fspath__(self) -> str:
+        return str(self.place)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each member by its name, found by the predictions of all rows."""
+        return {member["name"]: member["weight"] for member in self.summary["members"]}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The out-of-fold scores by name: the weights of a row's prediction are found without the rows of its fold."""
+        scores: dict[str, float] = self.summary["out_of_fold"]
+        return {name: scores[name] for name in in_usual_order(scores)}
+
+    @property
+    def members(self) -> pd.DataFrame:
+        """The weights and out-of-fold scores of the members, a row each."""
+        import pandas as pd
+
+        every = self.summary["members"]
+        index = pd.Index([member["name"] for member in every], name="member")
+        rows = [
+            {"weight": one["weight"], **{name: one["out_of_fold"].get(name) for name in self.metrics}} for one in every
+        ]
+        return pd.DataFrame(rows, index)
+
+    @property
+    def report(self) -> str:
+        """Path or URL of the report as a web page."""
+        return str(RunFolder(self.place).page)
+
+    def oof(self) -> pd.DataFrame:
+        """Read the out-of-fold predictions of all rows, in the columns of `Run.oof`.
+
+        Returns:
+            A DataFrame with a row for each row of the dataset.
+
+        Raises:
+            ForeignError: The dataset has been replaced or removed.
+
+        Example:
+            >>> oof = fs.Ensemble("runs/both").oof()
+            >>> len(oof)
+            150
+        """
+        import pyarrow as pa
+
+        dataset = read_members(self.place).open_data()
+        predictions = open_arrays(RunFolder(self.place).oof, "predictions")
+        table = pa.concat_tables(oof_tables(dataset, predictions, silent))
+        return with_numbers(table.to_pandas(), dataset.schema, (*dataset.schema.labels, "predicted"))
+
+    def predict(
+        self,
+        source: Any,
+        *,
+        out: str | PathLike[str] | None = None,
+        id: str | None = None,
+        table: str | PathLike[str] | None = None,
+        on_error: str = "stop",
+        ensemble: str = "mean",
+        workers: int | None = None,
+        listener: Listener | None = None,
+        progress: bool = True,
+    ) -> pd.DataFrame:
+        """Predict new rows with all members, weighted.
+
+        Args:
+            source: DataFrame (pandas, Polars, Arrow), NumPy array, dataset, or path of a table or of images.
+            out: File to write the predictions to, whose name ends in .csv, .csv.gz or .parquet.
+            id: Column of the source that identifies the rows.
+            table: For images with columns beside them: table of these columns.
+            on_error: "stop" at the first invalid row or image, or "skip" them.
+            ensemble: How each member combines the predictions of its folds, see `fs.predict`.
+            workers: Workers on Ray for a path or a dataset with `out`, see `fs.predict`.
+            listener: Notified of progress instead of the progress bars.
+            progress: Show progress bars in a terminal or notebook.
+
+        Returns:
+            A DataFrame as that of `Run.predict`.
+
+        Raises:
+            UsageError: An option does not match the members.
+            ConflictError: A member has been trained again since its weight was found.
+            SourceError: The source cannot be read, or does not have the members' columns.
+
+        Example:
+            >>> frame = pandas.read_csv("flowers.csv")
+            >>> len(fs.Ensemble("runs/both").predict(frame.drop(columns="species")))
+            150
+        """
+        options = {"id": id, "table": table, "on_error": on_error, "ensemble": ensemble, "workers": workers}
+        return predict_frame(self.place, source, out, options, listener=listener, progress=progress)
+
+    def __repr__(self) -> str:
+        weights = ", ".join(f"{name} {weight:.3f}" for name, weight in self.weights.items())
+        shown = [(name, self.metrics[name]) for name in main_scores(self.metrics)[:4]]
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in shown)
+        return f"Ensemble {self.place}: {weights}\nout-of-fold: {scores}\nreport: {self.report}"
+
+
+class EnsembleCall(EnsembleRequest, Keywords):
+    """The keywords of `foldstream.ensemble`."""
+
+
+@entry(EnsembleCall, EnsembleRequest)
+def ensemble(request: EnsembleRequest, session: Session) -> Ensemble:
+    """Weigh several complete runs on one dataset with the same folds by their out-of-fold predictions.
+
+    The same call resumes what was interrupted, and returns a complete ensemble at once. Its out-of-fold score is as
+    honest as that of a run: the weights for the rows of a fold are found without these rows. The final weights, with
+    which new rows are predicted, are found by all rows.
+
+    Args:
+        runs: Complete runs, or grids, whose best candidate counts.
+        out: Folder of the ensemble.
+        method: "greedy", selection with replacement (Caruana et al. 2004) by a metric; "nnls", non-negative least
+            squares; or "mean", equal weights.
+        metric: Metric by which greedy selection is done; by default what the first run monitors, or else the loss.
+        seed: Seed of the rows that greedy selection sees if not all of them fit into `memory`.
+        memory: Memory for the predictions that greedy selection sees; by default 256 MB.
+        dask: Address of a Dask scheduler; by default this process does the work.
+
+    Returns:
+        The ensemble: its weights, scores and predictions.
+
+    Raises:
+        UsageError: The runs differ in their data or folds, or are not complete.
+        ConflictError: The folder contains something else.
+
+    Example:
+        >>> wide = fs.train("flowers.zarr", "runs/wide", model="wide-deep", folds=3, epochs=5, batch_size=16)
+        >>> both = fs.ensemble(["runs/flowers", wide], "runs/both")
+        >>> sorted(both.weights)
+        ['flowers', 'wide']
+    """
+    make_ensemble(request, session)
+    return Ensemble(str(request.out))
