@@ -147,6 +147,11 @@ bench-order: install
 bench-sequences: install
 	$(BIN)/python -m tests.benchmarks.sequences
 
+# CASES: the folds and the epochs, e.g. "3 4".
+.PHONY: bench-ensemble
+bench-ensemble: install
+	$(BIN)/python -m tests.benchmarks.ensembles $(DIGITS)/train.csv.gz build/bench-ensemble.json $(CASES)
+
 .PHONY: bench-metrics
 bench-metrics: install
 	$(BIN)/python -m tests.benchmarks.metrics build/bench-metrics.json
