@@ -36,9 +36,11 @@ class Ensemble:
         ForeignError: The folder is not a complete ensemble.
 
     Example:
-        >>> both = fs.ensemble(["runs/flowers", "runs/wide"], "runs/both")
-        >>> fs.Ensemble("runs/both").weights == both.weights
-        True
+        >>> both = fs.Ensemble("runs/both")
+        >>> both
+        Ensemble .../runs/both: flowers ..., wide ...
+        out-of-fold: loss ..., accuracy ...
+        report: .../runs/both/report.html
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -183,8 +185,7 @@ def ensemble(request: EnsembleRequest, session: Session) -> Ensemble:
         ConflictError: The folder contains something else.
 
     Example:
-        >>> wide = fs.train("flowers.zarr", "runs/wide", model="wide-deep", folds=3, epochs=5, batch_size=16)
-        >>> both = fs.ensemble(["runs/flowers", wide], "runs/both")
+        >>> both = fs.ensemble(["runs/flowers", "runs/wide"], "runs/both")
         >>> sorted(both.weights)
         ['flowers', 'wide']
     """

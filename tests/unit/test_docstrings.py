@@ -65,6 +65,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fs.convert("flowers.csv", "flowers.zarr", label="species")
         fs.convert("flowers.csv", "garden.zarr", label="species")
         fs.train("flowers.zarr", "runs/flowers", model="mlp", folds=3, epochs=5, batch_size=16)
+        fs.train("flowers.zarr", "runs/wide", model="wide-deep", folds=3, epochs=5, batch_size=16)
+        fs.ensemble(["runs/flowers", "runs/wide"], "runs/both")
     return folder
 
 
