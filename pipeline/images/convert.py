@@ -21,6 +21,7 @@ from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError
 from ...storage.format import TABLE, WORK
+from ...storage.pictures.decode import Notes, add_notes
 from ...storage.places.json_files import content_hash, create_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
@@ -31,7 +32,6 @@ from ..target.finished import finished_shards
 from ..target.plan import store_plan
 from ..target.receipts import RECEIPTS, read_receipts, receipt_path, unpack
 from ..target.run import Stage, publish_done, run_shard_tasks
-from .decode import Notes, add_notes
 from .equal import list_equal
 from .listing.list import ImageList, list_images, warnings_of
 from .size import fitting_size

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from .decode import ImageError, upright_size
+from ...storage.pictures.decode import ImageError, upright_size
 from .files import read_image
 from .listing.list import ImageList
 

@@ -12,13 +12,15 @@ import numpy as np
 from ..dataset import Dataset, StoredArrays, open_rows
 from ..errors import DamagedError
 from ..foreign.reader import ForeignReader, shared_reader
+from ..format import ImageForm, Schema
 from ..places.block_cache import CachedBlocks, cached_blocks
 from ..places.place import RangeReader
 from ..windows import WINDOWED, Windows
 from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
 from .checksum import LONG
+from .files import decode_files
 from .one_call import read_parts
-from .shards import BLOSC_HEADER, decode_block
+from .shards import BLOSC_HEADER, CHECKSUM_BYTES, check_block, decode_block
 from .windows import WindowReader
 
 OPEN_SHARDS = 128  # files that a reader keeps open, with their indexes
@@ -42,6 +44,7 @@ class BlockReader:
         self._index = dataset.index
         self._narrow = {name: found for name, found in dataset.narrow.items() if name in arrays}
         self._wanted = {spec.name: spec for spec in self.specs}
+        self._form = form_of(dataset) if any(spec.encoded for spec in self.specs) else None
         # In the cache, a block is the same for all readers, whatever they want of it.
         wanted = [*arrays, *dataset.manifest.behind] if cache and "x" in arrays else arrays
         self._foreign: ForeignReader | WindowReader | None = None
@@ -174,8 +177,8 @@ class BlockReader:
 
     def _decode(self, group: Sequence[str], block: int, memory: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Read the blocks of a group, and decode those that are wanted."""
-        narrow = not self._narrow.keys().isdisjoint(group)
-        if not (self.cache or self._ahead or narrow) and (decoded := self._decode_at_once(group, block, memory)):
+        plain = self._narrow.keys().isdisjoint(group) and not (self._form and "x" in group)
+        if plain and not (self.cache or self._ahead) and (decoded := self._decode_at_once(group, block, memory)):
             return decoded
         stored, found, end = self._stored(group, block), dict[str, np.ndarray](), 0
         for name in group:
@@ -193,7 +196,12 @@ class BlockReader:
     def _decode_array(
         self, name: str, block: int, stored: bytes | np.ndarray, checksum: int, memory: np.ndarray
     ) -> np.ndarray:
-        """Decode a block of one array, see `decode_block`. Texts that are stored with fewer bytes are padded."""
+        """Decode a block of one array, see `decode_block`. Texts that are stored with fewer bytes are padded, and image
+        files are decoded."""
+        if self._wanted[name].encoded:
+            assert self._form
+            check_block(stored, checksum)
+            return decode_files(stored[:-CHECKSUM_BYTES], self._form, memory)
         width = next((width for blocks, width in self._narrow.get(name, ()) if block in blocks), None)
         if width is None:
             return decode_block(stored, checksum, memory)
@@ -256,6 +264,11 @@ class BlockReader:
         with self._counting:
             self.bytes_read += len(stored)
         return stored
+
+
+def form_of(dataset: StoredArrays) -> ImageForm | None:
+    """How image files become samples of a dataset."""
+    return Schema.from_json(dataset.manifest.details["schema"]).image
 
 
 def _window_reader(samples: StoredArrays, windows: Windows) -> WindowReader:
