@@ -1,7 +1,7 @@
 """Blocks of image files: Zarr's codec `vlen-bytes`, and their decoding into samples.
 
-A block is the number of its rows, then for each row the length of its file and its bytes; numbers are uint32, little
-endian. A short block is padded with empty files.
+A block is the number of its rows, then for each row the length of its file and its bytes, and a checksum; numbers are
+uint32, little endian. A short block is padded with empty files.
 """
 
 import struct
@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..errors import DamagedError
 from ..format import ImageForm
 
 NUMBER = struct.Struct("<I")
 
 
 def pack_files(files: Sequence[bytes], rows: int) -> bytes:
-    """A block of files, padded to a number of rows."""
+    """A block of files, padded to a number of rows, without its checksum."""
     parts = [NUMBER.pack(rows)]
     for file in (*files, *(b"" for _ in range(rows - len(files)))):
         parts += (NUMBER.pack(len(file)), file)
@@ -34,9 +33,17 @@ def files_of(block: bytes | np.ndarray) -> Iterator[bytes]:
         at += length
 
 
+class UndecodedError(Exception):
+    """The reason why the file of a `row` of a block cannot be decoded."""
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(reason)
+        self.row = row
+
+
 def decode_files(block: bytes | np.ndarray, form: ImageForm, out: np.ndarray) -> np.ndarray:
     """Decode the files of a block, of which it is known that it is intact, into the rows of `out`, (rows, *sample), and
-    return `out`. Raises DamagedError (without a location) for a file that cannot be decoded here."""
+    return `out`. Raises UndecodedError."""
     from ..pictures.decode import ImageError, decode_image  # here: other datasets do without Pillow
 
     for row, file in enumerate(files_of(block)):
@@ -45,5 +52,5 @@ def decode_files(block: bytes | np.ndarray, form: ImageForm, out: np.ndarray) ->
         try:
             decode_image(file, form, out[row])
         except ImageError as error:
-            raise DamagedError(f"image {row} of the block cannot be decoded here ({error})") from None
+            raise UndecodedError(row, str(error)) from None
     return out

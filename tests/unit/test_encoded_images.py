@@ -9,11 +9,14 @@ import foldstream as fs
 import numpy as np
 import pytest
 import zarr
+from foldstream.cluster.planning.job import reblock
+from foldstream.pipeline.images.convert import convert_images
 from foldstream.pipeline.images.files import ImageFile, KeptFiles, hash_file
+from foldstream.pipeline.images.spec import ImageRequest
 from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset, open_dataset
-from foldstream.storage.errors import DamagedError, SourceError
+from foldstream.storage.errors import DamagedError, DatasetError, SourceError, UsageError
 from foldstream.storage.format import ImageForm
 from foldstream.storage.tasks import SerialExecutor
 from PIL import Image
@@ -145,12 +148,43 @@ def test_threads_that_decode_at_once_leave_the_filters_of_warnings_as_they_were(
     assert list(warnings.filters) == filters
 
 
-def test_a_file_that_is_decoded_nowhere_else_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As without a package that decoded it during the conversion."""
+def test_a_file_that_cannot_be_decoded_on_another_machine_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_photos(tmp_path / "photos")
     _, files = both(tmp_path / "photos", tmp_path)
     monkeypatch.setattr(Image, "open", lambda *_, **__: (_ for _ in ()).throw(OSError("no such package")))
     with pytest.raises(
-        DamagedError, match=r"image \d+ of the block cannot be decoded here \(the image cannot be decoded"
+        DatasetError, match=r"x/c/0: the image [ab]/\d+\.\w+ \(row \d+\) cannot be decoded on this machine"
     ):
         read_all(files)
+    assert find_damage(files, SerialExecutor()) == []  # its bytes are intact
+
+
+def test_files_of_more_bytes_than_pixels_are_warned_of_and_very_large_ones_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photos(tmp_path / "photos")
+    told = list[tuple[str, str]]()
+    request = ImageRequest((str(tmp_path / "photos"),), ImageForm((4, 4)), encoded=True)
+    convert_images(request, tmp_path / "a.zarr", SerialExecutor(), tell=lambda *what: told.append(what))
+    assert [what for name, what in told if name == "warning" and "without --encoded the dataset is smaller" in what]
+    monkeypatch.setattr("foldstream.pipeline.images.size.LONGEST_BLOCK", 1000)
+    with pytest.raises(UsageError, match=r"--encoded: a block of .* image files, which is read at once, has up to"):
+        convert_images(request, tmp_path / "b.zarr", SerialExecutor())
+    assert not (tmp_path / "b.zarr").exists()
+
+
+def test_the_files_of_a_sample_are_tried_in_longer_blocks(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    _, files = both(tmp_path / "photos", tmp_path)
+    tried = reblock(files, 2 * files.layout.block_rows, tmp_path / "tried")
+    assert tried.layout.block_rows == 2 * files.layout.block_rows
+    np.testing.assert_array_equal(read_all(tried)["x"][: len(files)], read_all(files)["x"][: len(tried)])
+
+
+def test_a_stream_counts_the_files_of_a_block_in_each_thread(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    needed = [fs.stream(data.root, batch_size=8).memory_needed for data in both(tmp_path / "photos", tmp_path)]  # type: ignore[union-attr]
+    longest = int(open_dataset(tmp_path / "files.zarr").index.lengths("x").max())
+    assert needed[1] - needed[0] in {longest, 2 * longest}
