@@ -96,6 +96,11 @@ bench-adopt: install
 	$(BIN)/pip download -q --no-deps -d build/adopt iris-sample-data==2.5.2 scanpy==1.11.5
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.adopt build/adopt build/bench-adopt.json $(CASES)
 
+# Images stored as files, against images stored as pixels.
+.PHONY: bench-encoded
+bench-encoded: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.encoded_images build/bench-encoded.json
+
 # Shuffled batches from an object store behind a slow link, against other libraries. CASES selects links, or the others
 # beside Foldstream: CASES='"30 ms, 100 MB/s" LitData'. ROUNDS=1 is quicker.
 .PHONY: bench-remote

@@ -119,7 +119,7 @@ def _damage_of(dataset: Dataset, array: str, path: Place, shard: int) -> str:
     reader = BlockReader(dataset, (array,))
     for block in dataset.layout.blocks_of(shard):
         try:
-            reader.read([block])
+            reader.check(block)
         except DamagedError as error:
             return f"the file does not match the dataset's checksum table ({error})"
     return ""

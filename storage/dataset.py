@@ -232,6 +232,7 @@ class Dataset(StoredArrays):
             **({"dense": asdict(schema.dense)} if schema.dense else {}),
             "shards": self.layout.shards,
             "stored_bytes": self.stored_bytes,
+            **({"encoded": True} if schema.encoded else {}),
             **({"in_place": self.foreign.facts()} if self.foreign else {}),
         }
 

@@ -182,6 +182,13 @@ class ArraySpec:
     name: str
     dtype: str
     row_shape: tuple[int, ...] = ()
+    encoded: bool = False
+    """Whether rows are stored as image files, from which they are decoded when they are read."""
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of a row as stored: an image file has none."""
+        return () if self.encoded else self.row_shape
 
     @property
     def row_bytes(self) -> int:
@@ -190,6 +197,14 @@ class ArraySpec:
     def empty(self, rows: int) -> np.ndarray:
         """Return an uninitialised buffer for `rows` rows."""
         return np.empty((rows, *self.row_shape), self.dtype)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON, as earlier versions wrote it unless its rows are image files."""
+        return {name: value for name, value in vars(self).items() if name != "encoded" or value}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(value["name"], value["dtype"], tuple(value["row_shape"]), value.get("encoded", False))
 
 
 @dataclass(frozen=True)
@@ -274,6 +289,10 @@ class SideColumn:
         return ArraySpec(self.array, "float64" if self.kind == "number" else "int64")
 
 
+NEWER = frozenset({"tokens", "windows", "dense", "encoded"})
+"""The fields of a schema that earlier versions do not have."""
+
+
 @dataclass(frozen=True)
 class Schema:
     """The meaning of the columns.
@@ -286,7 +305,7 @@ class Schema:
 
     Text features are stored as the index of their value in `categories`, where "" is the missing value, and dates as
     "days" or "seconds" since 1970, according to `dates`. Missing numbers and dates are NaN. Image samples have an
-    `image` form and no features.
+    `image` form and no features; if they are `encoded`, image files are stored instead of their pixels.
 
     `table` describes the columns that a model gets beside an image: their features, categories and dates. They are
     stored in an array of that name, (rows, features) float64.
@@ -320,6 +339,7 @@ class Schema:
     tokens: TokenForm | None = None
     windows: WindowForm | None = None
     dense: DenseTarget | None = None
+    encoded: bool = False
 
     @property
     def measured(self) -> str:
@@ -382,7 +402,7 @@ class Schema:
 
     def arrays(self) -> tuple[ArraySpec, ...]:
         """Return the arrays of a dataset with this schema."""
-        specs = [ArraySpec("x", self.x_dtype, self.sample_shape)]
+        specs = [ArraySpec("x", self.x_dtype, self.sample_shape, self.encoded)]
         if self.y_dtype:
             specs.append(ArraySpec("y", self.y_dtype, self.target_shape))
         specs.append(ArraySpec("id", "int64"))
@@ -450,9 +470,9 @@ class Schema:
         return cls(**{**value, **tuples, **decoded, "tokens": tokens, "windows": windows, "dense": dense})
 
     def to_json(self) -> dict[str, Any]:
-        """The schema as JSON, as earlier versions wrote it unless there are sequences, windows or dense targets."""
+        """The schema as JSON, as earlier versions wrote it unless something in it is newer."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: value for name, value in values.items() if name not in ("tokens", "windows", "dense") or value}
+        return {name: value for name, value in values.items() if name not in NEWER or value}
 
 
 def x_of(arrays: Mapping[str, Values]) -> Values | dict[str, Values]:
@@ -581,7 +601,7 @@ class Manifest:
         return cls(
             kind=value["kind"],
             layout=Layout.from_json(value["layout"]),
-            arrays=tuple(ArraySpec(a["name"], a["dtype"], tuple(a["row_shape"])) for a in value["arrays"]),
+            arrays=tuple(map(ArraySpec.from_json, value["arrays"])),
             shards=tuple(ShardEntry(**entry) for entry in value["shards"]),
             details=value["details"],
             index=value.get("index"),

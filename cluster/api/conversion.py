@@ -248,6 +248,7 @@ def image_conversion(request: ConvertImagesRequest) -> ImageRequest:
         masks=None if request.masks is None else absolute(str(request.masks)),
         targets=None if request.targets is None else absolute(str(request.targets)),
         mask_ignore=cast(tuple[int, ...], request.mask_ignore or ()),
+        encoded=request.encoded,
     )
 
 

@@ -17,6 +17,7 @@ from ...pipeline.csv.options import CsvOptions
 from ...pipeline.sample import SourceSample, sample_images, sample_texts
 from ...pipeline.tables.sources import find_sources
 from ...storage.blocks.reader import BlockReader
+from ...storage.blocks.shards import Rows
 from ...storage.blocks.writer import commit, create_arrays, write_shard
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import FoldstreamError, RowError, SourceError, UsageError
@@ -249,14 +250,19 @@ def replace_layout(dataset: Dataset, data: DatasetEstimate) -> Dataset:
 
 def reblock(dataset: Dataset, block_rows: int, root: Path) -> Dataset:
     """Repeat the rows of a sample in blocks of `block_rows`, because its own blocks are smaller and slower to read."""
-    specs = dataset.manifest.arrays
-    rows = BlockReader(dataset, tuple(spec.name for spec in specs)).read(range(dataset.layout.blocks))
+    specs, blocks = dataset.manifest.arrays, range(dataset.layout.blocks)
+    reader = BlockReader(dataset, tuple(spec.name for spec in specs))
+    rows = reader.read(blocks)
     layout = Layout(TRIAL_BLOCKS * block_rows, block_rows, TRIAL_BLOCKS)
     numbers = np.arange(layout.rows) % len(dataset)
     place = locate(root)
     create_arrays(place, layout, specs, {})
     behind = dataset.manifest.behind
-    written = write_shard(place, layout, specs, 0, {spec.name: rows[spec.name][numbers] for spec in specs}, behind)
+    arrays: dict[str, Rows] = {spec.name: rows[spec.name][numbers] for spec in specs}
+    if dataset.schema.encoded:
+        files = [file for block in blocks for file in reader.files(block)]
+        arrays["x"] = [files[number] for number in numbers]
+    written = write_shard(place, layout, specs, 0, arrays, behind)
     commit(place, replace(dataset.manifest, layout=layout, shards=(written.entry,)), written.blocks)
     return open_dataset(place)
 

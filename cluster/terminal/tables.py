@@ -81,6 +81,9 @@ def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
         table.add_row("target", f"{label}, {what}regression")
     table.add_row("blocks", f"{layout.blocks:,} of {layout.block_rows:,} rows")
     table.add_row("shards", f"{layout.shards:,}, {size_text(dataset.stored_bytes)} on disk")
+    if schema.encoded:
+        pixels = len(dataset) * dataset.spec("x").row_bytes
+        table.add_row("images", f"stored as files, decoded when they are read; {size_text(pixels)} as pixels")
     if foreign := dataset.foreign:
         from ...pipeline.adopt.speed import compare_speed
 

@@ -12,10 +12,8 @@ import os
 import struct
 import sys
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,12 +21,11 @@ import numpy as np
 from ...storage.errors import FoldstreamError
 from ...storage.format import ArraySpec, ImageForm
 from ...storage.machine import end_with_parent, keep_freed_memory
-from .decode import ImageError, decode_image, upright_size
-from .files import ImageFile, hash_file, read_image
+from ...storage.pictures.decode import ImageError, decode_image, upright_size
+from .files import REMOTE_READS, ImageFile, hash_file, read_ahead, read_image
 
 HASH = np.dtype(np.uint64)
 HEAD = struct.Struct("<q56x")  # the index of the file that is being decoded, at the start of the shared memory
-REMOTE_READS = 16  # concurrent reads from an object store
 
 
 def main(descriptor: int) -> None:
@@ -103,17 +100,6 @@ def target_reader(
             draw_target(data, size, form, out[number])
 
     return draw
-
-
-def read_ahead(files: Sequence[ImageFile], threads: Executor) -> Iterator[Callable[[], bytes]]:
-    """A function per file that returns its bytes. Objects of a store, where latency is high and reads are concurrent,
-    are requested ahead of time."""
-    ahead: deque[Callable[[], bytes]] = deque()
-    for file in files:
-        ahead.append(threads.submit(read_image, file).result if "://" in file.place else partial(read_image, file))
-        if len(ahead) > REMOTE_READS:
-            yield ahead.popleft()
-    yield from ahead
 
 
 def target_spec(form: ImageForm, masks: bool) -> ArraySpec:

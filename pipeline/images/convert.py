@@ -21,6 +21,7 @@ from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError
 from ...storage.format import TABLE, WORK
+from ...storage.pictures.decode import Notes, add_notes
 from ...storage.places.json_files import content_hash, create_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
@@ -31,10 +32,9 @@ from ..target.finished import finished_shards
 from ..target.plan import store_plan
 from ..target.receipts import RECEIPTS, read_receipts, receipt_path, unpack
 from ..target.run import Stage, publish_done, run_shard_tasks
-from .decode import Notes, add_notes
 from .equal import list_equal
 from .listing.list import ImageList, list_images, warnings_of
-from .size import fitting_size
+from .size import check_encoded, fitting_size
 from .spec import FITTING, ImageConversionSpec, ImageRequest, skip_images, specify_images
 from .targets.find import find_targets, list_targets
 from .watchdog import start_decoder
@@ -71,11 +71,12 @@ def convert_images(
             stored = load_spec(root, request.to_json(), overwrite)
             found = find_targets(images, targets, request.wanted_targets, executor, progress) if targets else None
             spec = specify_images(request, images, found)
+            warnings = [*first_warnings(request, spec, images)]
             if stored is None and not create_json(root / WORK / SPEC, {"request": spec.request}):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
             if not (root / WORK / RECEIPTS).names():
                 clear_target(root)
-            for warning in (*warnings_of(images), *(unused_labels(spec) if request.labelled else ())):
+            for warning in warnings:
                 tell("warning", warning)
             spec = write_images(spec, root, executor, progress)
             for warning in decoding_warnings(spec, root, request.labelled):
@@ -103,6 +104,15 @@ def with_size(request: ImageRequest, images: ImageList, tell: Tell) -> ImageRequ
     (height, width), reason = fitting_size(images)
     tell("size", f"{height} x {width}, {reason}")
     return replace(request, form=replace(request.form, size=(height, width)))
+
+
+def first_warnings(request: ImageRequest, spec: ImageConversionSpec, images: ImageList) -> Iterator[str]:
+    """What is to be said of the images before they are decoded."""
+    yield from warnings_of(images)
+    if request.labelled:
+        yield from unused_labels(spec)
+    if request.encoded:
+        yield from check_encoded(spec)
 
 
 def unused_labels(spec: ImageConversionSpec) -> Iterator[str]:

@@ -2,13 +2,20 @@
 
 import struct
 import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import partial
+from typing import Any, overload
 
 import google_crc32c
+import numpy as np
 
+from ...storage.errors import SourceError
 from ...storage.places.locate import locate
 
+REMOTE_READS = 16  # concurrent reads from an object store
 TARGET = "target_"  # before the names of the columns that say where an image's target is
 STORED, DEFLATED = 0, 8  # compression methods of zip archives
 ZIP_HEAD = struct.Struct("<4s22xHH")  # a local header: signature, lengths of the name and the extra field
@@ -59,3 +66,51 @@ def read_image(file: ImageFile) -> bytes:
     if file.crc >= 0 and zlib.crc32(data) != file.crc:
         raise OSError("the archive is damaged: the bytes do not match their checksum")
     return data
+
+
+def read_ahead(files: Sequence[ImageFile], threads: Executor) -> Iterator[Callable[[], bytes]]:
+    """A function per file that returns its bytes. Objects of a store, where latency is high and reads are concurrent,
+    are requested ahead of time."""
+    ahead: deque[Callable[[], bytes]] = deque()
+    for file in files:
+        ahead.append(threads.submit(read_image, file).result if "://" in file.place else partial(read_image, file))
+        if len(ahead) > REMOTE_READS:
+            yield ahead.popleft()
+    yield from ahead
+
+
+@dataclass(frozen=True)
+class KeptFiles(Sequence[bytes]):
+    """The bytes of files whose hashes are known, (files,) uint64. A slice is read when it is asked for, so that only a
+    block of them is in memory."""
+
+    files: Sequence[ImageFile]
+    hashes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[bytes]: ...
+    def __getitem__(self, at: int | slice) -> bytes | list[bytes]:
+        """Raises SourceError for a file that is not the one that was decoded."""
+        if isinstance(at, int):
+            return self[at : at + 1][0]
+        found = list[bytes]()
+        with ThreadPoolExecutor(REMOTE_READS) as threads:
+            for file, known, read in zip(
+                self.files[at], self.hashes[at].tolist(), read_ahead(self.files[at], threads), strict=True
+            ):
+                try:
+                    found.append(read())
+                except OSError:
+                    raise _changed(file) from None
+                if hash_file(found[-1]) != known:
+                    raise _changed(file)
+        return found
+
+
+def _changed(file: ImageFile) -> SourceError:
+    return SourceError(f"{file.place} has changed during the conversion; run the same command again")

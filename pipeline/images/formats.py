@@ -5,11 +5,8 @@ from functools import cache
 
 from PIL import Image
 
-# Formats that have a signature and are decoded in this process: Pillow's others start programs (EPS) or accept any file
-# (TGA). Some are missing from some builds of Pillow.
-KNOWN = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP")
-Image.init()
-FORMATS = tuple(name for name in KNOWN if name in Image.OPEN)
+from ...storage.pictures.foreign import FORMATS
+
 UNSUPPORTED = (".eps", ".pcx", ".psd", ".svg", ".tga")  # images, rejected with an error
 OPTIONAL = (".avif", ".dcm", ".dicom", ".heic", ".heif", ".hif")  # images that may need a package
 ARCHIVES = (".tar", ".zip")

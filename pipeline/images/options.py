@@ -100,6 +100,11 @@ class ImageOptions(RoleOptions):
         default=None,
         description="Values that become black and white in images with more than 8 bits, e.g. 0,4095 or -1024,3071.",
     )
+    encoded: bool = Field(
+        default=False,
+        description="Store the image files instead of their pixels, and decode them whenever they are read: less "
+        "space, slower.",
+    )
     strict: bool = Field(
         default=False,
         description="Treat images of which not everything is kept as invalid: those with several pages or frames, or "

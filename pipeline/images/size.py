@@ -1,17 +1,22 @@
-"""The size of samples, if none is given: from the sizes of some of the images."""
+"""The size of samples, if none is given, from the sizes of some of the images; and that of files that are stored."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
 
-from .decode import ImageError, upright_size
+from ...storage.errors import UsageError
+from ...storage.machine import size_text
+from ...storage.pictures.decode import ImageError, upright_size
 from .files import read_image
 from .listing.list import ImageList
+from .spec import ImageConversionSpec
 
 LOOKED_AT = 32  # images, evenly from the list
 KEPT_AS_THEY_ARE = 128  # pixels: images that all have one size, and no longer side, keep it
 LONGEST_SIDE = 64  # pixels of others: a network learns such samples in minutes without a GPU
+LONGEST_BLOCK = 256 << 20  # bytes of image files, which a thread of the reader holds in memory
 READERS = 8  # threads, which wait for a disk or a bucket
 
 
@@ -45,3 +50,22 @@ def _size(images: ImageList, number: int) -> tuple[int, int] | None:
         height, width = upright_size(read_image(images.file(number)))
         return (height, width) if height and width else None
     return None
+
+
+def check_encoded(spec: ImageConversionSpec) -> Iterator[str]:
+    """Yield a warning if the image files take more space than their samples. Raises UsageError if those of a block
+    would fill the memory."""
+    lengths, layout = spec.images.table["length"].to_numpy()[spec.order], spec.layout
+    rows = min(layout.rows, layout.block_rows)
+    longest = int(np.add.reduceat(lengths, np.arange(0, layout.rows, layout.block_rows)).max())
+    files, pixels = int(lengths.sum()), layout.rows * spec.schema.arrays()[0].row_bytes
+    if longest > LONGEST_BLOCK:
+        raise UsageError(
+            f"--encoded: a block of {rows:,} image files, which is read at once, has up to {size_text(longest)}, more "
+            f"than {size_text(LONGEST_BLOCK)}; make the files smaller, or store pixels without this option"
+        )
+    if files > pixels:
+        yield (
+            f"the image files have {size_text(files)}, and their pixels at the size of samples {size_text(pixels)}; "
+            "without --encoded the dataset is smaller, and faster to read"
+        )

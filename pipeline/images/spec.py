@@ -35,7 +35,7 @@ KEY, MASK, TARGET = "path", "mask", "target"
 FITTING = (0, 0)  # the size of a form that the images are to decide
 LATER = {
     **{"split_folders": False, "label_pattern": None, "csv": CsvOptions().to_json(), "after": None},
-    **{"masks": None, "mask_ignore": (), "targets": None},
+    **{"masks": None, "mask_ignore": (), "targets": None, "encoded": False},
 }
 LATER_IN_FORM = {"pixel_range": None, "strict": False}
 """The fields that requests of earlier versions do not have, and their defaults."""
@@ -51,8 +51,9 @@ class ImageRequest:
     in their names, or files beside them in a WebDataset shard. `shuffle` is the seed of their order, None to sort them
     by path. With `split_folders`, folders such as train are folds. `csv` is the dialect of a CSV file of labels.
     `masks` is where the masks are, and `mask_ignore` their pixel values that do not count; `targets` is where the
-    targets are if they are images. `listing` is the digest of the lists of images and their targets. `after` is the
-    layout of the dataset that the images are appended to; its schema is `like`, and must be matched exactly.
+    targets are if they are images. If it is `encoded`, the files are stored instead of their pixels. `listing` is the
+    digest of the lists of images and their targets. `after` is the layout of the dataset that the images are appended
+    to; its schema is `like`, and must be matched exactly.
     """
 
     sources: tuple[str, ...]
@@ -73,6 +74,7 @@ class ImageRequest:
     masks: str | None = None
     mask_ignore: tuple[int, ...] = ()
     targets: str | None = None
+    encoded: bool = False
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
@@ -208,6 +210,7 @@ def specify_images(request: ImageRequest, images: ImageList, targets: Targets | 
         key=KEY,
         key_width=pc.max(pc.binary_length(paths)).as_py(),
         image=request.form,
+        encoded=request.encoded,
         table=features,
         roles=roles,
         beside=columns,

@@ -18,8 +18,8 @@ import numpy as np
 
 from ...storage.errors import WorkerError
 from ...storage.format import ImageForm
+from ...storage.pictures.decode import Notes, add_notes
 from .child import HEAD, shared_arrays, shared_bytes, target_spec
-from .decode import Notes, add_notes
 from .files import ImageFile
 
 MOST_SECONDS = 60.0  # for one file, or until a new process starts to decode

@@ -15,7 +15,7 @@ from ...storage.places.place import Place
 from ..target.beside import encode_beside, encode_texts
 from ..target.plan import StoredPlan
 from ..target.receipts import finish_shard, pack
-from .files import TARGET, files_in
+from .files import TARGET, KeptFiles, files_in
 from .watchdog import TargetFiles, decode_images
 
 LISTS = "lists"
@@ -77,7 +77,9 @@ def write_image_shard(task: ImageTask) -> list[tuple[int, str]] | None:
         if decoded.targets is not None:
             arrays["y"] = decoded.targets
         notes = {"notes": decoded.notes, "hashes": pack(decoded.hashes)}
-        finish_shard(root, plan, task.shard, {"x": decoded.samples, **arrays}, missing, list=task.digest, **notes)
+        kept = KeptFiles(files, decoded.hashes) if schema.encoded else ()
+        arrays["x"] = decoded.samples
+        finish_shard(root, plan, task.shard, arrays, missing, kept, list=task.digest, **notes)
     return None
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError, RowError, SourceError, UsageError
-from ...storage.format import LEFT_OUT, MANIFEST, WORK
+from ...storage.format import LEFT_OUT, MANIFEST, WORK, Schema
 from ...storage.places.json_files import create_json, write_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
@@ -53,13 +53,15 @@ def convert(
     progress: Progress = silent,
     overwrite: bool = False,
     code: Code = NO_CODE,
+    check: Callable[[Schema], None] = lambda schema: None,
 ) -> Dataset:
     """Convert the request's sources into a dataset at `root`, or resume an interrupted conversion of the same request.
 
     Raises SourceError at the first invalid row (before anything is committed), UsageError for options that do not
     match the data, and ConflictError if `root` contains something else. With `overwrite`, a dataset at `root` is
     replaced, but only once all rows have been read and the new dataset is specified, so that a mistyped option does
-    not delete it. `code` are the files of the request's tokenizer, of which the dataset keeps a copy.
+    not delete it. `code` are the files of the request's tokenizer, of which the dataset keeps a copy. `check` is called
+    with the schema before any row is written, and may raise UsageError.
     """
     root, fingerprint = locate(root), request.to_json()
     if is_converted(root, fingerprint, overwrite):
@@ -70,10 +72,8 @@ def convert(
         spec = stored and ConversionSpec.from_json(stored)
         copy_code(code, root / WORK / TOKENIZER)
         if spec is None:
-            cut = cut_sources(request, root, executor, progress)
-            with _all_errors(request, root, cut, executor):
-                spec = None if (root / MANIFEST).exists() else specify_by_sample(request, cut, root, executor)
-                spec = spec or specify_by_scan(request, cut, root, executor, progress)
+            spec = specify(request, root, executor, progress, by_scan=(root / MANIFEST).exists())
+            check(spec.schema)
             if not create_json(root / WORK / SPEC, spec.to_json()):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
         with _all_errors(request, root, _cut_of(spec), executor):
@@ -84,6 +84,16 @@ def convert(
     dataset = open_dataset(root)
     publish_done(spec, dataset, executor)
     return dataset
+
+
+def specify(
+    request: ConvertRequest, root: Place, executor: Executor, progress: Progress, by_scan: bool
+) -> ConversionSpec:
+    """The spec of a conversion: from a sample of the rows if that is enough, or from all of them."""
+    cut = cut_sources(request, root, executor, progress)
+    with _all_errors(request, root, cut, executor):
+        spec = None if by_scan else specify_by_sample(request, cut, root, executor)
+        return spec or specify_by_scan(request, cut, root, executor, progress)
 
 
 def _write(

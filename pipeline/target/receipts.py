@@ -2,13 +2,14 @@
 
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, repeat
 from typing import Any, Protocol
 
 import numpy as np
 
+from ...storage.blocks.shards import Rows
 from ...storage.blocks.writer import write_shard
 from ...storage.format import TABLE, WORK, Layout, Schema
 from ...storage.moments.moments import Moments
@@ -29,10 +30,18 @@ class WrittenPlan(Protocol):
 
 
 def finish_shard(
-    root: Place, plan: WrittenPlan, shard: int, arrays: dict[str, np.ndarray], missing: np.ndarray, **notes: Any
+    root: Place,
+    plan: WrittenPlan,
+    shard: int,
+    arrays: dict[str, np.ndarray],
+    missing: np.ndarray,
+    files: Sequence[bytes] = (),
+    **notes: Any,
 ) -> None:
-    """Write a shard's arrays, then its receipt, which includes `notes`."""
-    written = write_shard(root, plan.layout, plan.schema.arrays(), shard, arrays, plan.schema.behind)
+    """Write a shard's arrays, then its receipt, which includes `notes`. If the samples are stored as image files, these
+    are the `files`."""
+    stored: dict[str, Rows] = {**arrays, **({"x": files} if plan.schema.encoded else {})}
+    written = write_shard(root, plan.layout, plan.schema.arrays(), shard, stored, plan.schema.behind)
     write_json(receipt_path(root, shard), {**vars(written), **summarize(plan, arrays, missing), **notes})
 
 

@@ -6,19 +6,20 @@ the rows, and redoes only the shards of samples that are not valid.
 """
 
 import io
+from functools import partial
 
 import numpy as np
 
 from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
-from ...storage.errors import ConflictError
-from ...storage.format import LEFT_OUT, MANIFEST, WORK
+from ...storage.errors import ConflictError, UsageError
+from ...storage.format import LEFT_OUT, MANIFEST, WORK, Schema
 from ...storage.places.json_files import content_hash, create_json, same_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, silent
 from ...storage.windows import ROWS, RUNS
-from ..tables.convert import convert
+from ..tables.convert import convert, specify
 from ..tables.shuffle import ORDER
 from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target, remove_leftovers
 from ..target.commit import SKIPPED_HEADER, attributes, commit_dataset
@@ -44,6 +45,8 @@ def convert_windows(
         return open_dataset(root)
     with lock_target(root):
         if load_spec(root, fingerprint, overwrite) is None:
+            if (root / MANIFEST).exists():  # it is kept unless the rows can be read and have the label
+                check_label(specify(request.rows, root, executor, progress, by_scan=True).schema, request.form)
             clear_target(root)
             if not create_json(root / WORK / SPEC, {"request": fingerprint}):
                 raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
@@ -95,8 +98,8 @@ def _sorted_rows(
     """The rows, converted once in the order of the sources, and again if that is not the order of the series."""
     place, order = root / ROWS, root / WORK / ORDER
     if not order.exists():
-        rows = convert(request.rows, place, executor, progress)
-        check_label(rows.schema, request.form)
+        rows = convert(request.rows, place, executor, progress, check=partial(_accept_rows, request, root))
+        check_label(rows.schema, request.form)  # a sample may have been misleading
         keys = read_keys(rows, request.form)
         if keys.sorted:
             return rows, keys
@@ -108,6 +111,15 @@ def _sorted_rows(
     else:
         rows = convert(ordered, place, executor, progress, overwrite=True)
     return rows, read_keys(rows, request.form)
+
+
+def _accept_rows(request: WindowRequest, root: Place, schema: Schema) -> None:
+    """Check the label before rows are written. If it is wrong, nothing stays that a corrected command would find."""
+    try:
+        check_label(schema, request.form)
+    except UsageError:
+        (root / WORK / SPEC).remove()
+        raise
 
 
 def _new_places(rows: Dataset, keys: RowKeys, request: WindowRequest) -> bytes:

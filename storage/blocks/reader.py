@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from math import prod
 from weakref import WeakValueDictionary
@@ -10,15 +11,17 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from ..dataset import Dataset, StoredArrays, open_rows
-from ..errors import DamagedError
+from ..errors import DamagedError, DatasetError
 from ..foreign.reader import ForeignReader, shared_reader
+from ..format import ImageForm, Schema, keys_of
 from ..places.block_cache import CachedBlocks, cached_blocks
 from ..places.place import RangeReader
 from ..windows import WINDOWED, Windows
 from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
 from .checksum import LONG
+from .files import UndecodedError, decode_files, files_of
 from .one_call import read_parts
-from .shards import BLOSC_HEADER, decode_block
+from .shards import BLOSC_HEADER, check_block, decode_block
 from .windows import WindowReader
 
 OPEN_SHARDS = 128  # files that a reader keeps open, with their indexes
@@ -42,6 +45,7 @@ class BlockReader:
         self._index = dataset.index
         self._narrow = {name: found for name, found in dataset.narrow.items() if name in arrays}
         self._wanted = {spec.name: spec for spec in self.specs}
+        self._form = form_of(dataset) if any(spec.encoded for spec in self.specs) else None
         # In the cache, a block is the same for all readers, whatever they want of it.
         wanted = [*arrays, *dataset.manifest.behind] if cache and "x" in arrays else arrays
         self._foreign: ForeignReader | WindowReader | None = None
@@ -174,32 +178,76 @@ class BlockReader:
 
     def _decode(self, group: Sequence[str], block: int, memory: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Read the blocks of a group, and decode those that are wanted."""
-        narrow = not self._narrow.keys().isdisjoint(group)
-        if not (self.cache or self._ahead or narrow) and (decoded := self._decode_at_once(group, block, memory)):
+        plain = self._narrow.keys().isdisjoint(group) and not (self._form and "x" in group)
+        if plain and not (self.cache or self._ahead) and (decoded := self._decode_at_once(group, block, memory)):
             return decoded
-        stored, found, end = self._stored(group, block), dict[str, np.ndarray](), 0
+        found = dict[str, np.ndarray]()
+        for name, stored, checksum in self._parts(group, block):
+            with self._damage_of(group, block):
+                found[name] = self._decode_array(name, block, stored, checksum, memory[name])
+        return found
+
+    def _parts(self, group: Sequence[str], block: int) -> Iterator[tuple[str, bytes | np.ndarray, int]]:
+        """Read the blocks of a group: of each one that is wanted its array, its bytes as stored, and its checksum."""
+        stored, end = self._stored(group, block), 0
         for name in group:
             start, (length, checksum) = end, self._index.tables[name][block].tolist()
             end += length
-            if name not in self._wanted:
-                continue
-            try:
-                found[name] = self._decode_array(name, block, stored[start:end], checksum, memory[name])
-            except DamagedError as error:
-                shard = self.dataset.layout.shard_of(block)
-                raise _damaged(self.dataset, group[0], shard, str(error), block) from None
-        return found
+            if name in self._wanted:
+                yield name, stored[start:end], checksum
+
+    @contextmanager
+    def _damage_of(self, group: Sequence[str], block: int) -> Iterator[None]:
+        """Add the location of a block to the error that says how it is damaged."""
+        try:
+            yield
+        except DamagedError as error:
+            shard = self.dataset.layout.shard_of(block)
+            raise _damaged(self.dataset, group[0], shard, str(error), block) from None
+
+    def check(self, block: int) -> None:
+        """Verify a block of every array that is stored in blocks, without decoding it."""
+        for group in self._groups.values():
+            for _, stored, checksum in self._parts(group, block):
+                with self._damage_of(group, block):
+                    check_block(stored, checksum)
+
+    def files(self, block: int) -> list[bytes]:
+        """The image files of a block of `x`, which must be stored as such."""
+        group, (start, stop) = self._groups["x"], self.dataset.layout.block_range(block)
+        _, stored, checksum = next(self._parts(group, block))
+        with self._damage_of(group, block):
+            check_block(stored, checksum)
+        return [*files_of(stored)][: stop - start]
 
     def _decode_array(
         self, name: str, block: int, stored: bytes | np.ndarray, checksum: int, memory: np.ndarray
     ) -> np.ndarray:
-        """Decode a block of one array, see `decode_block`. Texts that are stored with fewer bytes are padded."""
+        """Decode a block of one array, see `decode_block`. Texts that are stored with fewer bytes are padded, and image
+        files are decoded."""
+        if self._wanted[name].encoded:
+            assert self._form
+            check_block(stored, checksum)
+            try:
+                return decode_files(stored, self._form, memory)
+            except UndecodedError as error:
+                raise self._undecoded(block, error) from None
         width = next((width for blocks, width in self._narrow.get(name, ()) if block in blocks), None)
         if width is None:
             return decode_block(stored, checksum, memory)
         memory[:, :width] = decode_block(stored, checksum, np.empty((len(memory), width), memory.dtype))
         memory[:, width:] = 0
         return memory
+
+    def _undecoded(self, block: int, error: UndecodedError) -> DatasetError:
+        """The error for a file of a block that is intact and cannot be decoded."""
+        keys = keys_of(BlockReader(self.dataset, ("key",)).read([block])["key"])
+        path = self.dataset.shard_place("x", self.dataset.layout.shard_of(block))
+        row = self.dataset.layout.block_range(block)[0] + error.row
+        return DatasetError(
+            f"{path}: the image {keys[error.row]} (row {row:,}) cannot be decoded on this machine ({error}); install "
+            "the packages of the machine that converted it, or convert the images again without --encoded"
+        )
 
     def _decode_at_once(
         self, group: Sequence[str], block: int, memory: Mapping[str, np.ndarray]
@@ -256,6 +304,11 @@ class BlockReader:
         with self._counting:
             self.bytes_read += len(stored)
         return stored
+
+
+def form_of(dataset: StoredArrays) -> ImageForm | None:
+    """How image files become samples of a dataset."""
+    return Schema.from_json(dataset.manifest.details["schema"]).image
 
 
 def _window_reader(samples: StoredArrays, windows: Windows) -> WindowReader:

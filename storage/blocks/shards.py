@@ -1,8 +1,9 @@
 """Zarr v3 shards as bytes: blocks compressed one by one, an index at the end, and a CRC for each part.
 
 This is the `sharding_indexed` codec of the Zarr v3 specification (index at the end, inner codecs bytes, blosc,
-crc32c), implemented here so that a shard can be encoded, hashed and stored as one object, and a block decoded
-directly into a caller's buffer. `tests/contracts` compares it with zarr-python in both directions.
+crc32c, or for image files vlen-bytes, crc32c), implemented here so that a shard can be encoded, hashed and stored as
+one object, and a block decoded directly into a caller's buffer. `tests/contracts` compares it with zarr-python in both
+directions.
 """
 
 import struct
@@ -17,7 +18,10 @@ from numcodecs import blosc
 from ..errors import DamagedError
 from ..format import ArraySpec, Layout
 from .checksum import crc32c
+from .files import pack_files
 
+Rows = np.ndarray | Sequence[bytes]
+"""Rows to be stored: an array, (rows, *row_shape), or image files."""
 CHECKSUM_BYTES = 4
 ENTRY_BYTES = 16
 RESIDUE = 0x48674BC7  # the CRC-32C of any data followed by its own CRC-32C
@@ -50,22 +54,19 @@ def index_bytes(layout: Layout) -> int:
 
 
 def encode_shard(
-    spec: ArraySpec, layout: Layout, rows: np.ndarray, blocks: list[int], behind: Sequence[bytes] = ()
+    spec: ArraySpec, layout: Layout, rows: Rows, blocks: list[int], behind: Sequence[bytes] = ()
 ) -> Iterator[bytes | memoryview]:
     """Encode one shard, block by block, and yield its bytes in parts.
 
-    `rows` is (n, *row_shape) of the array's dtype, n at most `layout.shard_rows`. The length as stored and the CRC-32C
-    of each block are appended to `blocks`. A short last block is padded with zeros, as the format requires. After each
-    block come the bytes `behind` it, which readers of Zarr pass over.
+    `rows` is (n, *row_shape) of the array's dtype, or n image files, n at most `layout.shard_rows`. The length as
+    stored and the CRC-32C of each block are appended to `blocks`. A short last block is padded with zeros, as the
+    format requires, or with empty files. After each block come the bytes `behind` it, which readers of Zarr pass over.
     """
     codec = compressor(spec)
     index = np.full((layout.shard_blocks, 2), MISSING, "<u8")
     offset = 0
     for number, start in enumerate(range(0, len(rows), layout.block_rows)):
-        block = np.ascontiguousarray(rows[start : start + layout.block_rows])
-        if len(block) < layout.block_rows:
-            block = np.concatenate([block, np.zeros((layout.block_rows - len(block), *spec.row_shape), spec.dtype)])
-        parts = _compressed(codec, block)
+        parts = _encoded(spec, layout, rows[start : start + layout.block_rows], codec)
         length, checksum = sum(map(len, parts)), reduce(google_crc32c.extend, parts, 0)
         yield from (part if isinstance(part, bytes) else part.data for part in parts)
         yield struct.pack("<I", checksum)
@@ -77,6 +78,16 @@ def encode_shard(
             offset += len(behind[number])
     tail = index.tobytes()
     yield tail + struct.pack("<I", google_crc32c.value(tail))
+
+
+def _encoded(spec: ArraySpec, layout: Layout, rows: Rows, codec: numcodecs.Blosc) -> tuple[bytes | np.ndarray, ...]:
+    """A block in parts, padded if it is short."""
+    if not isinstance(rows, np.ndarray):
+        return (pack_files(rows, layout.block_rows),)
+    block = np.ascontiguousarray(rows)
+    if len(block) < layout.block_rows:
+        block = np.concatenate([block, np.zeros((layout.block_rows - len(block), *spec.row_shape), spec.dtype)])
+    return _compressed(codec, block)
 
 
 def _compressed(codec: numcodecs.Blosc, block: np.ndarray) -> tuple[bytes | np.ndarray, ...]:
@@ -114,12 +125,17 @@ def decode_block(data: bytes | np.ndarray, expected: int, out: np.ndarray) -> np
     Raises DamagedError (without a location) unless the block is intact and has the CRC-32C recorded when it was
     written: an intact block in the place of another one counts as damaged.
     """
-    if crc32c(data) != RESIDUE or int.from_bytes(data[-CHECKSUM_BYTES:], "little") != expected:
-        raise DamagedError("the block does not match its checksum")
+    check_block(data, expected)
     if isinstance(data, np.ndarray) and data.flags.writeable and data[FLAGS_AT] & COPIED:
         return np.frombuffer(data, out.dtype, out.size, BLOSC_HEADER).reshape(out.shape)
     blosc.decompress(data, out)
     return out
+
+
+def check_block(data: bytes | np.ndarray, expected: int) -> None:
+    """Raise DamagedError (without a location) unless a block is intact and has this CRC-32C."""
+    if crc32c(data) != RESIDUE or int.from_bytes(data[-CHECKSUM_BYTES:], "little") != expected:
+        raise DamagedError("the block does not match its checksum")
 
 
 def shard_path(layout: Layout, spec: ArraySpec, shard: int) -> str:
@@ -134,5 +150,5 @@ def part_folder(part: int) -> str:
 
 def shard_key(spec: ArraySpec, shard: int) -> str:
     """The name of a shard relative to its part: Zarr's default chunk key."""
-    coordinates: Sequence[int] = (shard, *(0 for _ in spec.row_shape))
+    coordinates: Sequence[int] = (shard, *(0 for _ in spec.stored_shape))
     return "/".join([spec.name, "c", *map(str, coordinates)])

@@ -4,17 +4,18 @@ A dataset is a Zarr v3 group. Metadata is written first, then each shard by a si
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
 from zarr.abc.buffer import Buffer
 from zarr.buffer import cpu
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.errors import ZarrUserWarning
+from zarr.codecs import BloscCodec, Crc32cCodec, VLenBytesCodec
+from zarr.errors import UnstableSpecificationWarning, ZarrUserWarning
 from zarr.storage import MemoryStore
 
 from ..errors import ConflictError
@@ -22,7 +23,7 @@ from ..format import FORMAT, MANIFEST, ArraySpec, Layout, Manifest, ShardEntry
 from ..places.json_files import content_hash, create_json
 from ..places.place import Place
 from .index import INDEX, BlockIndex
-from .shards import LEVEL, PARTS, encode_shard, part_folder, shard_path
+from .shards import LEVEL, PARTS, Rows, encode_shard, part_folder, shard_path
 
 BLOCKS = "blocks"
 
@@ -62,21 +63,29 @@ def create_arrays(root: Place, layout: Layout, specs: Sequence[ArraySpec], attri
 def _add_arrays(store: MemoryStore, folder: str, layout: Layout, specs: Sequence[ArraySpec]) -> None:
     for spec in specs:
         itemsize = np.dtype(spec.dtype).itemsize
-        zarr.create_array(
-            store,
-            name=folder + spec.name,
-            shape=(layout.rows, *spec.row_shape),
-            shards=(layout.shard_rows, *spec.row_shape),
-            chunks=(layout.block_rows, *spec.row_shape),
-            dtype=spec.dtype,
-            compressors=[
-                BloscCodec(
-                    typesize=itemsize, cname="lz4", clevel=LEVEL, shuffle="noshuffle" if itemsize == 1 else "shuffle"
-                ),
-                Crc32cCodec(),
-            ],
-            dimension_names=dimension_names(spec),
-        )
+        shuffle: Literal["noshuffle", "shuffle"] = "noshuffle" if itemsize == 1 else "shuffle"
+        compressor = BloscCodec(typesize=itemsize, cname="lz4", clevel=LEVEL, shuffle=shuffle)
+        files: dict[str, Any] = {"dtype": "variable_length_bytes", "serializer": VLenBytesCodec()}
+        with _beyond_the_specification():
+            zarr.create_array(
+                store,
+                name=folder + spec.name,
+                shape=(layout.rows, *spec.stored_shape),
+                shards=(layout.shard_rows, *spec.stored_shape),
+                chunks=(layout.block_rows, *spec.stored_shape),
+                compressors=[Crc32cCodec()] if spec.encoded else [compressor, Crc32cCodec()],
+                dimension_names=dimension_names(spec),
+                **(files if spec.encoded else {"dtype": spec.dtype}),
+            )
+
+
+@contextmanager
+def _beyond_the_specification() -> Iterator[None]:
+    """Ignore warnings that consolidated metadata and the dtype of files are not in Zarr's specification yet."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        warnings.simplefilter("ignore", UnstableSpecificationWarning)
+        yield
 
 
 def has_content(place: Place, data: bytes) -> bool:
@@ -90,7 +99,8 @@ def has_content(place: Place, data: bytes) -> bool:
 def dimension_names(spec: ArraySpec) -> list[str]:
     """Names of the axes for xarray; for images channel, height and width."""
     names = {1: ["column"], 3: ["channel", "height", "width"]}
-    rest = names.get(len(spec.row_shape), [f"axis_{i}" for i in range(1, len(spec.row_shape) + 1)])
+    axes = len(spec.stored_shape)
+    rest = names.get(axes, [f"axis_{i}" for i in range(1, axes + 1)])
     return ["row", *(f"{spec.name}_{name}" if spec.name != "x" else name for name in rest)]
 
 
@@ -99,13 +109,13 @@ def write_shard(
     layout: Layout,
     specs: Sequence[ArraySpec],
     shard: int,
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, Rows],
     behind: Sequence[str] = (),
 ) -> WrittenShard:
     """Write one shard of every array, each atomically.
 
-    `arrays` maps each array's name to all of the shard's rows, (rows, *row_shape). The blocks of the arrays `behind`
-    are also stored after those of `x`.
+    `arrays` maps each array's name to all of the shard's rows, (rows, *row_shape), or image files. The blocks of the
+    arrays `behind` are also stored after those of `x`.
     """
     start, stop = layout.shard_range(shard)
     lengths, hashes = {}, {}
@@ -113,8 +123,8 @@ def write_shard(
     stored: dict[str, list[bytes]] = {}
     for spec in sorted(specs, key=lambda spec: spec.name == "x"):  # x after what follows its blocks
         rows = arrays[spec.name]
-        if rows.shape != (stop - start, *spec.row_shape) or rows.dtype != np.dtype(spec.dtype):
-            raise ValueError(f"shard {shard} of {spec.name}: {rows.shape} {rows.dtype} does not fit {spec} in {layout}")
+        if not _fits(rows, stop - start, spec):
+            raise ValueError(f"shard {shard} of {spec.name}: {describe(rows)} do not fit {spec} in {layout}")
         after = [b"".join(one) for one in zip(*map(stored.get, behind), strict=True)] if spec.name == "x" else ()
         parts: Iterable[bytes | memoryview] = encode_shard(spec, layout, rows, blocks[spec.name], after)
         if spec.name in behind:
@@ -123,6 +133,18 @@ def write_shard(
         lengths[spec.name], hashes[spec.name] = (root / shard_path(layout, spec, shard)).write_parts(parts)
     entry = ShardEntry(stop - start, {spec.name: lengths[spec.name] for spec in specs}, hashes)
     return WrittenShard(entry, blocks)
+
+
+def _fits(rows: Rows, count: int, spec: ArraySpec) -> bool:
+    """Whether these are `count` rows of an array."""
+    if not isinstance(rows, np.ndarray):
+        return spec.encoded and len(rows) == count
+    return not spec.encoded and rows.shape == (count, *spec.row_shape) and rows.dtype == np.dtype(spec.dtype)
+
+
+def describe(rows: Rows) -> str:
+    """Rows in words."""
+    return f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else f"{len(rows)} image files"
 
 
 def cut(data: bytes, lengths: Iterable[int]) -> list[bytes]:
@@ -178,8 +200,7 @@ def consolidate(root: Place, layout: Layout, names: Iterable[str]) -> None:
     of_blocks = sorted(f"{BLOCKS}/{file.name}" for file in (root / BLOCKS).walk() if file.name.endswith("zarr.json"))
     metadata = ["zarr.json", *(f"{name}zarr.json" for name in (*groups, *arrays)), *of_blocks]
     files: dict[str, Buffer] = {name: cpu.Buffer.from_bytes((root / name).read_bytes()) for name in metadata}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZarrUserWarning)  # consolidated metadata is not in the specification
+    with _beyond_the_specification():
         zarr.consolidate_metadata(MemoryStore(files))
     root.write_files({"zarr.json": files["zarr.json"].to_bytes()})
 

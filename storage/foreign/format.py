@@ -14,6 +14,7 @@ import numpy as np
 
 TABLE = "foreign.safetensors"
 """The name of the file of tables, beside the arrays of a dataset."""
+LANCE = "lance:"  # the format of groups in a Lance dataset, before the number of its version
 NOWHERE = -1  # the file of a chunk that was never written: its values are the fill value
 
 
@@ -93,10 +94,12 @@ class Chunked:
 @dataclass(frozen=True, eq=False)
 class Groups:
     """Columns of Parquet or Arrow files (`format`: "parquet", "file" or "stream"), which Arrow reads, one row group or
-    record batch at a time: one column of lists, or several of numbers, as `dtype`.
+    record batch at a time, or of a version of a Lance dataset ("lance:3"), which Lance reads in ranges of rows: one
+    column of lists, or several of numbers, as `dtype`.
 
-    `groups` (groups, 3) int64 has the file of each group, its number there (in a stream, its offset) and its length in
-    bytes. `bounds` (groups + 1,) int64 are the first rows of the groups, and the number of rows.
+    `groups` (groups, 3) int64 has the file of each group, its number there (in a stream its offset, in a Lance dataset
+    its first row among all) and its length in bytes. `bounds` (groups + 1,) int64 are the first rows of the groups, and
+    the number of rows.
     """
 
     format: str

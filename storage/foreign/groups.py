@@ -1,4 +1,5 @@
-"""Rows of columns in Parquet and Arrow files, which Arrow reads one row group or record batch at a time."""
+"""Rows of columns in Parquet and Arrow files, which Arrow reads one row group or record batch at a time, and in Lance
+datasets, which Lance reads in ranges of rows."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DamagedError
+from ..errors import DamagedError, UsageError
 from ..places.locate import locate
 from .cache import DecodedChunks
 from .files import OPEN_FILES, ForeignFiles
-from .format import Groups
+from .format import LANCE, Groups
 
 
 class GroupReader:
@@ -54,7 +55,7 @@ class GroupReader:
         path = self.files.check(file)
         self._local.bytes_read += length
         try:
-            table = read_group(path, self.array.format, place, self.array.columns)
+            table = read_group(path, self.array.format, place, self.array.columns, len(out))
             place_columns(table, self.array, out)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DamagedError(
@@ -69,11 +70,14 @@ class _Local(threading.local):
     bytes_read = 0
 
 
-def read_group(path: str, form: str, place: int, columns: tuple[str, ...], whole: Any = None) -> Any:
-    """A group of a file as an Arrow table or record batch. `whole` is the content of an Arrow file, if it is mapped
-    already."""
+def read_group(path: str, form: str, place: int, columns: tuple[str, ...], rows: int, whole: Any = None) -> Any:
+    """A group of a file, which has so many rows, as an Arrow table or record batch. `whole` is the content of an Arrow
+    file, if it is mapped already."""
     import pyarrow as pa
 
+    if form.startswith(LANCE):
+        root, version = path.rpartition("/data/")[0], int(form.removeprefix(LANCE))
+        return _opened_lance(root, version).to_table(list(columns), offset=place, limit=rows, batch_size=rows)
     if form == "parquet":
         from pyarrow import parquet
 
@@ -85,6 +89,22 @@ def read_group(path: str, form: str, place: int, columns: tuple[str, ...], whole
         schema = pa.ipc.read_schema(pa.ipc.read_message(file))
         file.seek(place)
         return pa.ipc.read_record_batch(pa.ipc.read_message(file), schema).select(list(columns))
+
+
+def open_lance(root: str, version: int | None = None) -> Any:
+    """A version of a Lance dataset, by default the newest. Raises ValueError if there is none, and UsageError without
+    Lance's package."""
+    try:
+        import lance
+    except ImportError:
+        raise UsageError(
+            f"{root} is a Lance dataset, which pylance reads; install it with 'pip install foldstream[lance]'"
+        ) from None
+    return lance.dataset(root, version=version)
+
+
+_opened_lance = lru_cache(OPEN_FILES)(open_lance)
+"""Versions do not change, so they stay open."""
 
 
 @lru_cache(OPEN_FILES)

@@ -19,6 +19,7 @@ from typing import Any
 
 import foldstream as fs
 import h5py
+import lance
 import numpy as np
 import pyarrow as pa
 import xarray as xr
@@ -126,6 +127,11 @@ def parquet_folder(folder: Path, wheels: Path, lists: bool, group: int) -> Case:
     return folder / "digits", {"y": "y"}
 
 
+def lance_dataset(folder: Path, wheels: Path) -> Case:
+    lance.write_dataset(table(True), folder / "digits.lance", max_rows_per_file=ROWS // 4)
+    return folder / "digits.lance", {"y": "y"}
+
+
 def arrow_file(folder: Path, wheels: Path) -> Case:
     written = table(True)
     with pa.OSFile(str(folder / "digits.arrow"), "wb") as file, pa.ipc.new_file(file, written.schema) as to:
@@ -158,6 +164,7 @@ CASES: dict[str, Write] = {
     "digits, Parquet, lists": lambda folder, wheels: parquet_folder(folder, wheels, True, 2_000),
     "digits, Parquet, 784 columns": lambda folder, wheels: parquet_folder(folder, wheels, False, 2_000),
     "digits, Arrow, lists": arrow_file,
+    "digits, Lance, lists": lance_dataset,
 }
 
 

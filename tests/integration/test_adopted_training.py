@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import foldstream as fs
 import h5py
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -39,7 +40,9 @@ def write_sources(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
         rows = slice(part * 600, part * 600 + 600)
         columns = {"x": pa.FixedSizeListArray.from_arrays(pa.array(x[rows].reshape(-1)), 12), "y": y[rows]}
         parquet.write_table(pa.table(columns), folder / "parts" / f"{part}.parquet", row_group_size=250)
-    return {name: (folder / name, {"x": "x", "y": "y"}) for name in ("a.npz", "a.zarr", "a.h5", "parts")}
+    whole = pa.table({"x": pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), 12), "y": y})
+    lance.write_dataset(whole, folder / "a.lance", max_rows_per_file=500)
+    return {name: (folder / name, {"x": "x", "y": "y"}) for name in ("a.npz", "a.zarr", "a.h5", "parts", "a.lance")}
 
 
 def bits(run: Path) -> tuple[list[bytes], bytes]:

@@ -24,6 +24,7 @@ from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.fill import write_shard_task
 from foldstream.pipeline.tables.sources import describe_source, find_sources
 from foldstream.pipeline.tables.spec.request import ConvertRequest
+from foldstream.storage.blocks.reader import cached_reader
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError
 from foldstream.storage.format import ImageForm
@@ -155,8 +156,9 @@ def test_images_in_a_bucket_loose_and_in_archives_become_a_dataset_there(server:
     obstore.put(server.store, "textures.zip", (TEXTURES / "train.zip").read_bytes())
     form = ImageForm((32, 32), "gray")
 
-    def converted(source: str, target: str) -> Dataset:
-        return convert_images(ImageRequest((source,), form, shuffle=None), locate(target), SerialExecutor())
+    def converted(source: str, target: str, encoded: bool = False) -> Dataset:
+        request = ImageRequest((source,), form, shuffle=None, encoded=encoded)
+        return convert_images(request, locate(target), SerialExecutor())
 
     expected = converted(str(tmp_path / "loose"), str(tmp_path / "local.zarr"))
     assert len(expected) == 168
@@ -168,6 +170,11 @@ def test_images_in_a_bucket_loose_and_in_archives_become_a_dataset_there(server:
     assert zipped.statistics.minimum == expected.statistics.minimum
     again = converted("s3://bucket/images", "s3://bucket/images.zarr")
     assert again.identity == loose.identity
+    kept = converted("s3://bucket/textures.zip", "s3://bucket/files.zarr", encoded=True)
+    reader, pixels = cached_reader(kept, ("x", "id")), cached_reader(zipped, ("x", "id"))
+    reader.follow(iter(range(kept.layout.blocks)))
+    blocks = range(kept.layout.blocks)
+    np.testing.assert_equal(reader.read(blocks), pixels.read(blocks))
     with pytest.raises(SourceError, match="s3://bucket/nothing does not exist"):
         converted("s3://bucket/nothing", "s3://bucket/nothing.zarr")
 

@@ -1,20 +1,25 @@
 """Arrays of every format become a dataset without a copy, and a copy of them has the same bits."""
 
 import json
+import sys
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import foldstream as fs
 import h5py
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
 import xarray as xr
 import zarr
+from foldstream.pipeline.verify import find_damage
 from foldstream.storage.blocks.reader import BlockReader
-from foldstream.storage.dataset import Dataset
+from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, DamagedError, SourceError, UsageError
+from foldstream.storage.tasks import SerialExecutor
 from pyarrow import parquet
 
 ROWS = 700
@@ -131,6 +136,21 @@ def hugging_face(folder: Path) -> tuple[Path, dict[str, Any]]:
     return saved, {"y": "label"}
 
 
+def lance_of(kind: str) -> Callable[[Path], tuple[Path, dict[str, Any]]]:
+    """Several fragments, one of them without rows that were deleted, and a later version with other rows."""
+
+    def write(folder: Path) -> tuple[Path, dict[str, Any]]:
+        place, table = folder / "t.lance", table_of(kind)
+        more = table.slice(0, 150).set_column(table.num_columns - 1, "y", pa.array(["gone"] * 150))
+        lance.write_dataset(
+            pa.concat_tables([table.slice(0, 260), more, table.slice(260)]), place, max_rows_per_file=220
+        )
+        lance.dataset(place).delete("y = 'gone'")
+        return place, {"y": "y"}
+
+    return write
+
+
 FORMATS: dict[str, Callable[[Path], tuple[Path, dict[str, Any]]]] = {
     "npy": npy,
     "npy, the first axis fastest": lambda folder: npy(folder, np.asfortranarray(X)),
@@ -155,6 +175,8 @@ FORMATS: dict[str, Callable[[Path], tuple[Path, dict[str, Any]]]] = {
     "arrow, lists": arrow_of("lists"),
     "arrow, fixed lists, lz4": arrow_of("fixed lists", "lz4"),
     "hugging face": hugging_face,
+    "lance": lance_of("columns"),
+    "lance, fixed lists": lance_of("fixed lists"),
 }
 
 
@@ -332,6 +354,27 @@ def test_columns_are_chosen_by_pattern_and_gaps_become_nan(tmp_path: Path) -> No
     assert dataset.statistics.missing == (0, 0, 100)
 
 
+def test_a_lance_dataset_is_read_in_the_version_that_was_adopted(tmp_path: Path) -> None:
+    place, options = lance_of("fixed lists")(tmp_path)
+    dataset = fs.adopt(place, tmp_path / "first.zarr", progress=False, **options)
+    lance.dataset(place).delete("y = 'ant'")
+    lance.write_dataset(table_of("fixed lists"), place, mode="append")
+    assert rows_of(dataset)["x"].tobytes() == X.tobytes()
+    assert find_damage(dataset, SerialExecutor()) == []
+    assert len(adopted(place, **options)) == ROWS + int((Y != 0).sum())
+    lance.dataset(place).optimize.compact_files()
+    lance.dataset(place).cleanup_old_versions(timedelta(0), delete_unverified=True)
+    with pytest.raises(DamagedError, match=r"\.lance: the file is missing; restore it, or adopt what is there now"):
+        rows_of(open_dataset(dataset.root))
+
+
+def test_without_lance_an_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, options = lance_of("fixed lists")(tmp_path)
+    monkeypatch.setitem(sys.modules, "lance", None)
+    with pytest.raises(UsageError, match=r"pip install foldstream\[lance\]"):
+        fs.adopt(place, tmp_path / "out.zarr", progress=False, **options)
+
+
 def test_lists_of_several_lengths_are_no_samples(tmp_path: Path) -> None:
     table = pa.table({"x": [[1.0, 2.0], [3.0], [4.0, 5.0, 6.0]]})
     parquet.write_table(table, tmp_path / "t.parquet")
@@ -375,11 +418,11 @@ def test_places_without_arrays_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("no arrays")
     (tmp_path / "old.nc").write_bytes(b"CDF\x01" + bytes(60))
     (tmp_path / "table.lance" / "_versions").mkdir(parents=True)
-    (tmp_path / "table.lance" / "_versions" / "1.manifest").write_bytes(b"")
+    (tmp_path / "table.lance" / "_versions" / "1.manifest").write_bytes(b"damaged")
     for name, message in (
         ("text.txt", "not in a format"),
         ("old.nc", "NetCDF4"),
-        ("table.lance", "as Parquet"),
+        ("table.lance", "Lance cannot open it"),
         ("no", "does not exist"),
     ):
         with pytest.raises(SourceError, match=message):

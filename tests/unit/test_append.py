@@ -354,11 +354,12 @@ def write_images(folder: Path, names: list[str]) -> Path:
     return folder
 
 
-def test_images_are_appended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoded", [False, True], ids=["as pixels", "as files"])
+def test_images_are_appended(encoded: bool, tmp_path: Path) -> None:
     root = tmp_path / "d.zarr"
     old = write_images(tmp_path / "old", [f"{'uv'[n % 2]}/{n}.png" for n in range(10)])
     new = write_images(tmp_path / "new", [f"{'uv'[n % 2]}/photo {n}.png" for n in range(5)])
-    request = ImageRequest((str(old),), ImageForm((8, 8), "gray"))
+    request = ImageRequest((str(old),), ImageForm((8, 8), "gray"), encoded=encoded)
     convert_images(request, root, SerialExecutor())
     grown = append_files(root, new)
     rows = rows_of(grown)

@@ -11,9 +11,9 @@ import foldstream as fs
 import numpy as np
 import pytest
 from foldstream.cluster.listener import Listener
-from foldstream.pipeline.images.decode import ImageError, decode_image
 from foldstream.storage.errors import SourceError, UsageError
 from foldstream.storage.format import ImageForm
+from foldstream.storage.pictures.decode import ImageError, decode_image
 from foldstream.storage.tasks import SerialExecutor
 from PIL import Image
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foldstream.pipeline.images.decode import ImageError, decode_image
 from foldstream.pipeline.images.formats import is_image
 from foldstream.storage.format import ImageForm
+from foldstream.storage.pictures.decode import ImageError, decode_image
 from PIL import Image
 
 HEIC = b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heicmiaf" + bytes(100)

@@ -18,8 +18,6 @@ import numpy as np
 import psutil
 import pytest
 from foldstream.pipeline.images.convert import convert_images
-from foldstream.pipeline.images.decode import MOST_PIXELS, ImageError
-from foldstream.pipeline.images.decode import decode_image as decode_into
 from foldstream.pipeline.images.files import ImageFile
 from foldstream.pipeline.images.spec import ImageRequest
 from foldstream.pipeline.images.watchdog import decode_images
@@ -27,6 +25,8 @@ from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError, UsageError
 from foldstream.storage.format import LEFT_OUT, ImageForm
+from foldstream.storage.pictures.decode import MOST_PIXELS, ImageError
+from foldstream.storage.pictures.decode import decode_image as decode_into
 from foldstream.storage.tasks import SerialExecutor
 from PIL import Image, ImageOps
 

@@ -9,11 +9,11 @@ from typing import Any
 import foldstream as fs
 import numpy as np
 import pytest
-from foldstream.pipeline.images.decode import ImageError, decode_image
 from foldstream.pipeline.images.targets.pixels import draw_mask, read_mask
 from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.errors import SourceError, UsageError
 from foldstream.storage.format import IGNORED, LEFT_OUT, ImageForm
+from foldstream.storage.pictures.decode import ImageError, decode_image
 from foldstream.storage.tasks import SerialExecutor
 from PIL import Image
 

@@ -86,14 +86,20 @@ def rows(shuffle: int | None) -> Callable[[Path], Convert]:
     return prepare
 
 
-def images(folder: Path) -> Convert:
+def images(encoded: bool) -> Callable[[Path], Convert]:
     """A conversion of images."""
-    write_images(folder / "photos", [f"{'ab'[i % 2]}/{i}.bmp" for i in range(16)])
-    request = ImageRequest((str(folder / "photos"),), ImageForm((4, 4), "gray"))
-    return lambda out, executor, progress=silent: convert_images(request, locate(out), executor, progress)
+
+    def prepare(folder: Path) -> Convert:
+        write_images(folder / "photos", [f"{'ab'[i % 2]}/{i}.bmp" for i in range(16)])
+        request = ImageRequest((str(folder / "photos"),), ImageForm((4, 4), "gray"), encoded=encoded)
+        return lambda out, executor, progress=silent: convert_images(request, locate(out), executor, progress)
+
+    return prepare
 
 
-@pytest.fixture(params=[rows(None), rows(5), images], ids=["rows", "shuffled", "images"])
+@pytest.fixture(
+    params=[rows(None), rows(5), images(False), images(True)], ids=["rows", "shuffled", "images", "encoded images"]
+)
 def conversion(request: pytest.FixtureRequest, tmp_path: Path) -> Convert:
     made: Convert = request.param(tmp_path)
     return made

@@ -183,6 +183,17 @@ def test_what_cannot_be_windows_is_an_error(options: dict[str, Any], message: st
         convert(frame(), tmp_path, **options)
 
 
+def test_a_wrong_label_is_found_before_any_row_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the targets of windows are numbers"):
+        convert(frame(), tmp_path, label="shift")
+    assert not (tmp_path / "data.zarr").exists()
+    first = convert(frame(), tmp_path)
+    with pytest.raises(UsageError, match="the targets of windows are numbers"):
+        convert(frame(), tmp_path, label="shift", overwrite=True)
+    assert open_dataset(first.root).identity == first.identity
+    assert everything(open_dataset(first.root))["y"].tobytes() == everything(first)["y"].tobytes()
+
+
 def test_two_rows_of_the_same_time_are_named(tmp_path: Path) -> None:
     table = pd.concat([frame(), frame()[95:96]])
     with pytest.raises(SourceError, match=r"rows 96 and 261 have the same hour 2024-01-01 05:00:00 and site s1"):

@@ -75,9 +75,18 @@ class RankReader:
         return RankGroups(order.batches, shape, step, self.rank.rank, self.rank.world_size)
 
     def bytes_for(self, rows: int, blocks_a_thread: int) -> int:
-        """Bytes of `rows` rows, and of `blocks_a_thread` blocks for every thread."""
-        blocks = blocks_a_thread * self.rank.thread_count(self.dataset)
-        return (rows + blocks * self.dataset.layout.block_rows) * self.row_bytes
+        """Bytes of `rows` rows, and of `blocks_a_thread` blocks for every thread, which also holds the image files of
+        one if they are stored as such."""
+        threads = self.rank.thread_count(self.dataset)
+        blocks = blocks_a_thread * threads
+        return (rows + blocks * self.dataset.layout.block_rows) * self.row_bytes + threads * self._longest_files
+
+    @cached_property
+    def _longest_files(self) -> int:
+        """The bytes of the longest block of image files, if they are stored as such; unknown for a planned dataset."""
+        if not (self.dataset.schema.encoded and self.dataset.manifest.shards):
+            return 0
+        return int(self.dataset.index.lengths("x").max())
 
     def reserve(self, needed: int, purpose: str, remedy: str) -> None:
         """Reserve memory; the rest of it keeps blocks decoded. Raises UsageError if the limit is too low."""

@@ -7,9 +7,8 @@ from .found import SPLITS, TABLES, Source
 
 ZARR = {"zarr.json", ".zarray", ".zgroup", ".zmetadata"}
 HDF5 = b"\x89HDF\r\n\x1a\n"
-LANCE = "_versions"
-TO_PARQUET = "pyarrow.parquet.write_table(lance.dataset(…).to_table(), 'table.parquet')"
-KINDS = "Zarr, HDF5, NPY, NPZ, Arrow and Parquet"
+VERSIONS_OF_LANCE = "_versions"
+KINDS = "Zarr, HDF5, NPY, NPZ, Arrow, Parquet and Lance"
 
 
 def open_source(place: Place) -> Source:
@@ -23,10 +22,10 @@ def open_source(place: Place) -> Source:
         from .zarr_store import ZarrStore
 
         return _with_observations(ZarrStore(place))
-    if LANCE in names:
-        raise SourceError(
-            f"{place} is a Lance dataset, which cannot be read in place; write it as Parquet, e.g. {TO_PARQUET}"
-        )
+    if VERSIONS_OF_LANCE in names:
+        from .lance_table import LanceTable
+
+        return LanceTable(place)
     if any(entry.name.endswith(TABLES) for entry in place.walk()) or SPLITS in names:
         from .tables import TableFiles
 

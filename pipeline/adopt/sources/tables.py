@@ -20,13 +20,15 @@ from ....storage.places.place import Place
 from .found import SPLITS, TABLES, FileList, FoundArray, unknown, value_dtype
 
 PARQUET, ARROW = "parquet", b"ARROW1"
+MAPPED = ("file", "stream")
+"""The formats of Arrow files."""
 STATE, INFO = "state.json", "dataset_info.json"
 MOST_COLUMNS = 256  # of an Arrow file that are read one by one, rather than through Arrow
 
 
-class _Group(NamedTuple):
-    """A row group or a record batch: its file, its number there (in a stream, its offset), its length in bytes, and its
-    rows."""
+class Group(NamedTuple):
+    """A row group or a record batch, or rows of a Lance dataset: the file, the place there (see `Groups`), the length
+    in bytes, and the number of rows."""
 
     file: Place
     place: int
@@ -68,7 +70,7 @@ class TableFiles:
         return tuple(of_lists) if len(of_lists) == 1 else () if of_lists else tuple(numbers)
 
     @cached_property
-    def _groups(self) -> Sequence[_Group]:
+    def _groups(self) -> Sequence[Group]:
         found = [group for file in self._files for group in _groups_of(file, self._format) if group.rows]
         if not found:
             raise SourceError(f"{self.place} has no rows; give a table with some")
@@ -100,11 +102,11 @@ class TableFiles:
             found += names
         return tuple(dict.fromkeys(found))
 
-    def _form(self, columns: Sequence[str], first: _Group, where: str) -> tuple[tuple[int, ...], str]:
+    def _form(self, columns: Sequence[str], first: Group, where: str) -> tuple[tuple[int, ...], str]:
         """The shape and the dtype of a row. Raises UsageError for columns that are no numbers or lists of numbers."""
         kinds = [self._schema.field(name).type for name in columns]
         if len(columns) == 1 and is_list(kinds[0]):
-            table = read_group(str(first.file), self._format, first.place, tuple(columns))
+            table = read_group(str(first.file), self._format, first.place, tuple(columns), first.rows)
             shape, inner = _list_shape(table.column(0)), kinds[0]
             while is_list(inner):
                 inner = getattr(inner, "storage_type", inner).value_type
@@ -134,17 +136,17 @@ class TableFiles:
         described = footer(str(self._files[0]))
         return {described.schema.column(number).path: number for number in range(described.num_columns)}
 
-    def _in_memory_order(self, described: Groups, groups: Sequence[_Group], files: FileList) -> Chunked | None:
+    def _in_memory_order(self, described: Groups, groups: Sequence[Group], files: FileList) -> Chunked | None:
         """Columns of uncompressed Arrow files as chunks, which need no Arrow to be read; None if they are no such."""
         width = prod(described.row_shape)
         of_lists = is_list(self._schema.field(described.columns[0]).type)
-        if self._format == PARQUET or (not of_lists and len(described.columns) > MOST_COLUMNS):
+        if self._format not in MAPPED or (not of_lists and len(described.columns) > MOST_COLUMNS):
             return None
         table: list[tuple[int, int, int]] = []
         for file in self._files:
             whole = pa.memory_map(str(file)).read_buffer()
             for group in (one for one in groups if one.file == file):
-                batch = read_group(str(file), self._format, group.place, described.columns, whole)
+                batch = read_group(str(file), self._format, group.place, described.columns, group.rows, whole)
                 for column in batch.columns:
                     values = _plain_values(column, group.rows, width if of_lists else 1, described.dtype)
                     start = None if values is None else values.buffers()[1].address - whole.address
@@ -225,18 +227,18 @@ def _schema_of(file: Place, form: str) -> pa.Schema:
         raise SourceError(f"{file}: Arrow cannot open it ({error}); write it again") from None
 
 
-def _groups_of(file: Place, form: str) -> Iterator[_Group]:
+def _groups_of(file: Place, form: str) -> Iterator[Group]:
     if form == PARQUET:
         found = footer(str(file))
         for number in range(found.num_row_groups):
             group = found.row_group(number)
-            yield _Group(file, number, group.total_byte_size, group.num_rows)
+            yield Group(file, number, group.total_byte_size, group.num_rows)
         return
     if form == "file":
         opened = _open_arrow(str(file), form)
         for number in range(opened.num_record_batches):
             batch = opened.get_batch(number)
-            yield _Group(file, number, batch.nbytes, batch.num_rows)
+            yield Group(file, number, batch.nbytes, batch.num_rows)
         return
     with pa.memory_map(str(file)) as stream:
         schema = pa.ipc.read_schema(pa.ipc.read_message(stream))
@@ -249,7 +251,7 @@ def _groups_of(file: Place, form: str) -> Iterator[_Group]:
             if message.type == "dictionary":
                 raise SourceError(f"{file} is a stream with dictionaries; write it as an Arrow file or as Parquet")
             batch = pa.ipc.read_record_batch(message, schema)
-            yield _Group(file, place, batch.nbytes, batch.num_rows)
+            yield Group(file, place, batch.nbytes, batch.num_rows)
 
 
 def _list_shape(column: Any) -> tuple[int, ...]:

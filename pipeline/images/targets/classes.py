@@ -8,8 +8,8 @@ import numpy as np
 
 from ....storage.errors import FoldstreamError, SourceError, UsageError
 from ....storage.format import IGNORED
+from ....storage.pictures.decode import ImageError
 from ....storage.tasks import Executor, Progress
-from ..decode import ImageError
 from ..files import ImageFile, read_image
 from .pixels import REMEDY, read_mask
 

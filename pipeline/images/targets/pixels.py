@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ....storage.format import IGNORED, ImageForm
-from ..decode import ImageError, check_pixels, decode_image, upright_size, with_a_reason
-from ..pixels.fit import fit_image
-from ..pixels.foreign import formats_of
+from ....storage.pictures.decode import ImageError, check_pixels, decode_image, upright_size, with_a_reason
+from ....storage.pictures.fit import fit_image
+from ....storage.pictures.foreign import formats_of
 
 WHOLE = ("1", "L", "P", "I;16", "I;16L", "I;16B", "I;16N", "I")
 """The modes of images with one whole number per pixel; of a palette it is the index."""

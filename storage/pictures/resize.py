@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ....storage.compiled import compiled
+from ..compiled import compiled
 from .fit import Box
 
 BITS = 14  # of a weight, whose unit is 2**14

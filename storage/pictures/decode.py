@@ -6,6 +6,7 @@ A file that cannot be decoded exactly is rejected with a reason; nothing is gues
 import io
 import math
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -16,10 +17,10 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from ...storage.format import ImageForm
-from .pixels.depth import DEEPEST, Deep, DepthError, has_eight_bits, is_rounded, read_deep, to_samples
-from .pixels.fit import Box, fit_image, upright
-from .pixels.foreign import formats_of, is_dicom, read_dicom, size_of_dicom
+from ..format import ImageForm
+from .depth import DEEPEST, Deep, DepthError, has_eight_bits, is_rounded, read_deep, to_samples
+from .fit import Box, fit_image, upright
+from .foreign import formats_of, is_dicom, read_dicom, size_of_dicom
 
 MOST_PIXELS = 200_000_000
 PILLOW_ERRORS = (
@@ -82,13 +83,38 @@ def upright_size(data: bytes) -> tuple[int, int]:
             return image.size if _orientation(image) >= 5 else image.size[::-1]
 
 
+class _Quiet:
+    """Ignores warnings, which are about metadata that is not used. Filters belong to the process: the first of several
+    threads that decode at once sets them, and the last one restores them."""
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+        self._ignored = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._ignored = warnings.catch_warnings()
+                self._ignored.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._ignored.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
 @contextmanager
 def with_a_reason(before: str = "") -> Iterator[None]:
     """Turn what is raised for a file that cannot be decoded into an ImageError, whose message has `before` before the
     reason."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about metadata that is not used
+        with _QUIET:
             yield
     except DepthError as error:
         raise ImageError(f"{before}{error}") from None
@@ -250,7 +276,7 @@ def _draw(pixels: np.ndarray, box: Box, out: np.ndarray) -> None:
         resized = [np.asarray(plane.resize(size, Image.Resampling.BILINEAR, box)) for plane in planes]
         drawn = np.rint(np.stack(resized)).astype(np.uint16)
     else:
-        from .pixels.resize import resize  # here: importing numba takes 0.5 s, and many images need no resizing
+        from .resize import resize  # here: importing numba takes 0.5 s, and many images need no resizing
 
         direct = out.dtype == np.uint8 and out.flags.c_contiguous
         drawn = out if direct else np.empty(out.shape, np.uint8)

@@ -10,10 +10,14 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from ....storage.format import ImageForm
-from ..formats import FORMATS
+from ..format import ImageForm
 from .depth import Deep, DepthError
 
+# Formats that have a signature and are decoded in this process: Pillow's others start programs (EPS) or accept any file
+# (TGA). Some are missing from some builds of Pillow.
+KNOWN = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP")
+Image.init()
+FORMATS = tuple(name for name in KNOWN if name in Image.OPEN)
 HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 AVIF_BRANDS = frozenset((b"avif", b"avis"))
 
