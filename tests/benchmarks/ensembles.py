@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 import foldstream as fs
+from foldstream.pipeline.ensembles.blend import Method
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -23,7 +24,7 @@ LINEAR = """from torch import nn
 def linear(inputs, outputs):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, outputs))
 """
-METHODS = ("greedy", "nnls", "mean")
+METHODS: tuple[Method, ...] = ("greedy", "nnls", "mean")
 
 
 def figures_of(name: str, made: Any, seconds: float) -> dict[str, Any]:

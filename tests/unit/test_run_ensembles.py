@@ -187,7 +187,7 @@ def test_serve_answers_what_predict_writes(tmp_path: Path) -> None:
     features = table.drop(columns=["kind", "weight"])
     frame = made.predict(features)
     service = Service(made.place, "mean")
-    rows = [GivenRow({name: str(value) for name, value in row.items()}) for row in features.to_dict("records")]
+    rows = [GivenRow({str(name): str(value) for name, value in row.items()}) for row in features.to_dict("records")]
     answers = service.answer([rows])[0].predictions
     expected = frame[[f"probability_{name}" for name in service.schema.classes]].to_numpy()
     found = np.array([[*answer["probabilities"].values()] for answer in answers])
@@ -234,7 +234,7 @@ def test_several_targets_and_labels(tmp_path: Path, task: str) -> None:
     pd.DataFrame({"p": x[:, 0].round(4), "q": x[:, 1].round(4), "u": y[:, 0], "v": y[:, 1]}).to_csv(
         tmp_path / "data.csv", index=False
     )
-    kind = {"task": task} if task == "multilabel" else {}
+    kind: dict[str, Any] = {"task": task} if task == "multilabel" else {}
     data = fs.convert_csv(tmp_path / "data.csv", tmp_path / "data.zarr", label=["u", "v"], **kind)
     for name, lr in (("a", 0.05), ("b", 0.002)):
         fs.train(data, tmp_path / name, settings={"lr": lr}, **OPTIONS)
@@ -342,9 +342,9 @@ def test_masks_are_refused_with_the_reason(tmp_path: Path) -> None:
             (tmp_path / folder).mkdir(exist_ok=True)
             pixels = np.random.default_rng(number).integers(0, 2, (16, 16)).astype(np.uint8)
             Image.fromarray(pixels if folder == "masks" else pixels * 255).save(tmp_path / folder / f"{number}.png")
-    fs.convert_images(tmp_path / "images", tmp_path / "data.zarr", masks=tmp_path / "masks", size="16")
+    fs.convert_images(tmp_path / "images", tmp_path / "data.zarr", masks=tmp_path / "masks", size=16)
     for name, lr in (("a", 0.05), ("b", 0.005)):
-        options = {"model": "unet", "folds": 2, "epochs": 1, "batch_size": 2, "workers": 0}
+        options: dict[str, Any] = {"model": "unet", "folds": 2, "epochs": 1, "batch_size": 2, "workers": 0}
         fs.train(tmp_path / "data.zarr", tmp_path / name, settings={"lr": lr}, **options)
     with pytest.raises(UsageError, match="a: it predicts masks, whose out-of-fold predictions are stored without"):
         fs.ensemble([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
@@ -369,7 +369,7 @@ def peak_of(folder: Path, rows: int) -> int:
             start, stop = dataset.layout.shard_range(shard)
             draws = np.random.default_rng((member, shard))
             values = draws.dirichlet(np.ones(10), stop - start).astype(np.float32)
-            arrays = {"prediction": values, "count": np.ones(stop - start, np.uint8)}
+            arrays: dict[str, np.ndarray] = {"prediction": values, "count": np.ones(stop - start, np.uint8)}
             written.append(write_shard(root, dataset.layout, specs, shard, arrays))
         entries = tuple(one.entry for one in written)
         commit(root, Manifest("predictions", dataset.layout, specs, entries, {}), blocks_of(written, specs))
