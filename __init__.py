@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .cluster.listener import Listener
     from .cluster.python.append import append
     from .cluster.python.conversion import convert
-    from .cluster.python.ensemble import Ensemble, ensemble
+    from .cluster.python.ensemble import Ensemble, ensemble, stack
     from .cluster.python.run import Run
     from .cluster.python.train import train
     from .storage.errors import FoldstreamError
@@ -62,6 +62,7 @@ __all__ = [
     "prune",
     "run_job",
     "split_rows",
+    "stack",
     "stream",
     "train",
     "verify",
@@ -88,6 +89,7 @@ _HOMES = {
     "prune": ("cluster.api.conversion", "prune"),
     "run_job": ("cluster.api.job", "run_job"),
     "split_rows": ("cluster.api.split", "split_rows"),
+    "stack": ("cluster.python.ensemble", "stack"),
     "stream": ("training.open_stream", "stream"),
     "verify": ("cluster.api.conversion", "verify"),
     "train": ("cluster.python.train", "train"),

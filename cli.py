@@ -29,6 +29,7 @@ from .cluster.requests import (
     PruneRequest,
     Session,
     SplitRequest,
+    StackRequest,
     TrainRequest,
 )
 from .cluster.terminal.commands import cluster_app, commands
@@ -220,6 +221,23 @@ def ensemble(request: EnsembleRequest) -> None:
 
         summary = make_ensemble(request, Session(listener=listener))
     print_result(summary, lambda: show_ensemble(summary))
+
+
+@request_command(app, StackRequest, "stack")
+def stack(request: StackRequest) -> None:
+    """Make a dataset with the out-of-fold predictions of runs as further features. A run on it has the same folds, and
+    predicts new rows by the other runs first. Run the same command to resume.
+
+    Examples:
+        foldstream stack runs/cnn runs/mlp stacked.zarr
+        foldstream stack runs/cnn runs/mlp predictions.zarr --only
+    """
+    with listening() as listener:
+        listener.announce("stack", f"{len(request.runs)} runs as features of {request.out}")
+        from .cluster.ensembles.stack import stack_runs
+
+        dataset = stack_runs(request, Session(listener=listener))
+    print_dataset(dataset)
 
 
 @request_command(app, PredictRequest, "predict")

@@ -292,10 +292,10 @@ class EnsembleRequest(Options):
         Field(kw_only=False, description="Folders of complete runs on one dataset with the same folds.")
     )
     out: Location = Field(kw_only=False, description="Folder of the ensemble: weights, predictions, report.")
-    method: Literal["greedy", "nnls", "mean"] = Field(
+    method: Literal["greedy", "nnls", "mean", "stack"] = Field(
         default="greedy",
         description="How weights are found: greedy selection with replacement by a metric, nnls (non-negative least "
-        "squares), or mean, equal ones.",
+        "squares), or mean, equal ones; or stack: train a linear model on the predictions, with the same folds.",
     )
     metric: str | None = Field(
         default=None,
@@ -309,6 +309,18 @@ class EnsembleRequest(Options):
         "default 256MB.",
     )
     dask: DaskAddress = Field(default=None, description="Address of a Dask scheduler; by default this process.")
+
+
+class StackRequest(Options):
+    """Make a dataset with the out-of-fold predictions of runs as features, and with their folds."""
+
+    runs: Annotated[Sequence[str | PathLike[str]], BeforeValidator(as_paths), Cli(metavar="RUN…", repeatable=True)] = (
+        Field(kw_only=False, description="Folders of complete runs on one dataset with the same folds.")
+    )
+    out: Location = Field(kw_only=False, description="Dataset to write.")
+    only: bool = Field(default=False, description="Leave out the features that the runs were trained on.")
+    overwrite: bool = Field(default=False, description="Replace an existing dataset.")
+    dask: DaskAddress = Field(default=None, description=CONVERTS_ON)
 
 
 class SubmitRequest(Options):

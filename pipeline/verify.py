@@ -132,6 +132,11 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
     Raises SourceError if a source is missing or has changed, or the dataset has an earlier format; it is then left
     unchanged. Raises ConflictError if another process converts to it or repairs it.
     """
+    if "stack" in dataset.request:
+        raise SourceError(
+            f"{dataset.place} has predictions of runs as features, which cannot be repaired one by one; make it again with "
+            "'foldstream stack … --overwrite'"
+        )
     if "adopt" in dataset.request:
         raise SourceError(
             f"{dataset.root} was made by 'foldstream adopt'; restore the damaged files from a copy, or run the command "

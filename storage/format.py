@@ -18,6 +18,7 @@ import numpy as np
 
 from .errors import ForeignError
 from .sequences import LENGTH, TokenForm
+from .stacks import StackForm
 from .windows import WindowForm
 
 if TYPE_CHECKING:
@@ -289,7 +290,7 @@ class SideColumn:
         return ArraySpec(self.array, "float64" if self.kind == "number" else "int64")
 
 
-NEWER = frozenset({"tokens", "windows", "dense", "encoded"})
+NEWER = frozenset({"tokens", "windows", "dense", "encoded", "stacked"})
 """The fields of a schema that earlier versions do not have."""
 
 
@@ -316,7 +317,7 @@ class Schema:
 
     If samples are sequences of token ids, `tokens` describes them, and the only feature is the column of theirs. With
     `windows`, samples are windows over the rows of time series, (features, length), and the first feature is the past
-    of the label.
+    of the label. If the last features are predictions of runs, `stacked` describes them.
     """
 
     features: tuple[str, ...]
@@ -340,6 +341,7 @@ class Schema:
     windows: WindowForm | None = None
     dense: DenseTarget | None = None
     encoded: bool = False
+    stacked: StackForm | None = None
 
     @property
     def measured(self) -> str:
@@ -467,7 +469,9 @@ class Schema:
         windows = WindowForm.from_json(value["windows"]) if value.get("windows") else None
         dense = DenseTarget.from_json(value["dense"]) if value.get("dense") else None
         decoded = {"categories": categories, "image": image, "table": table, "roles": roles, "beside": beside}
-        return cls(**{**value, **tuples, **decoded, "tokens": tokens, "windows": windows, "dense": dense})
+        stacked = StackForm.from_json(value["stacked"]) if value.get("stacked") else None
+        newer = {"tokens": tokens, "windows": windows, "dense": dense, "stacked": stacked}
+        return cls(**{**value, **tuples, **decoded, **newer})
 
     def to_json(self) -> dict[str, Any]:
         """The schema as JSON, as earlier versions wrote it unless something in it is newer."""

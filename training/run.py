@@ -19,6 +19,7 @@ from .stream.order import Mixing
 EVERY = "all"  # the name of initial weights from which the models of all folds start
 GRID = "grid.json"  # next to the runs of a grid search's candidates: their scores
 ENSEMBLE = "ensemble.json"  # of an ensemble of several runs: its members and their weights; written last
+STACKER = "stacker"  # in the folder of an ensemble: the run on the predictions of its members
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from ...storage.format import MANIFEST, PLANS
 from ...storage.places.place import Place
 from ...training.splits.checks import plan_warnings
 from ...training.splits.choose import choose_split
+from ...training.splits.copied import plan_of_runs, split_of_runs
 from ...training.splits.plan import make_plan
 from ...training.splits.split import Split
 from ..dask.executor import job_executor
@@ -80,7 +81,11 @@ def plan_place(dataset: Dataset, name: str) -> Place:
 
 def split_of(request: TrainRequest, dataset: Dataset) -> Split:
     """The split to train with: that of a named plan of the dataset, or the one in the request. Raises UsageError."""
-    return named_split(dataset, request.plan) if request.plan else choose_split(dataset.schema, request, request.seed)
+    if request.plan:
+        return named_split(dataset, request.plan)
+    if plan := plan_of_runs(dataset):
+        return split_of_runs(plan, request, request.seed)
+    return choose_split(dataset.schema, request, request.seed)
 
 
 def named_split(dataset: Dataset, name: str) -> Split:

@@ -25,6 +25,7 @@ from ..prediction.members import names_of
 from ..requests import EnsembleRequest, Session
 from .fitting import Candidate, find_candidates
 from .report import write_ensemble_report
+from .stack import train_stacker
 
 REQUEST, WEIGHTS = "request.json", "weights.json"
 """In the folder: which ensemble it is, written first, and its weights by fold."""
@@ -40,7 +41,7 @@ def make_ensemble(request: EnsembleRequest, session: Session) -> dict[str, Any]:
     config = members[0].job.config
     scorer = Scorer(scoring_of(dataset.schema, config, dataset.statistics.y_mean), own_metrics(config))
     weighting = weighting_of(request, members, scorer.scoring)
-    wanted = {**vars(weighting), "members": [member.to_json() for member in members]}
+    wanted = {**vars(weighting), "method": request.method, "members": [member.to_json() for member in members]}
     with (
         disk_in_words(folder.root),
         folder.root.lock(f"{folder.root} is being written by another process; wait for it to finish"),
@@ -49,8 +50,9 @@ def make_ensemble(request: EnsembleRequest, session: Session) -> dict[str, Any]:
         if (folder.root / ENSEMBLE).exists():
             session.listener.announce("complete", str(folder.root))
         else:
+            stacker = train_stacker(members, folder.root, session) if request.method == "stack" else None
             with job_executor(session.listener, session.client, request.dask) as executor:
-                complete(folder, members, dataset, weighting, scorer, executor, session.listener.progress)
+                complete(folder, members, dataset, weighting, scorer, executor, session.listener.progress, stacker)
     summary: dict[str, Any] = read_json(folder.root / ENSEMBLE)
     return summary
 
@@ -67,7 +69,8 @@ def weighting_of(request: EnsembleRequest, members: Sequence[Candidate], scoring
         check_choice("--metric", request.metric, known)
         metrics = {request.metric: scoring.higher_is_better(request.metric)}
     metrics = {name: higher for name, higher in metrics.items() if name in known} or {"loss": False}
-    return Weighting(request.method, metrics, request.seed, parse_bytes(request.memory) or SAMPLE_BYTES)
+    method = "mean" if request.method == "stack" else request.method
+    return Weighting(method, metrics, request.seed, parse_bytes(request.memory) or SAMPLE_BYTES)
 
 
 def claim(root: Place, wanted: dict[str, Any]) -> None:
@@ -99,23 +102,38 @@ def complete(
     scorer: Scorer,
     executor: Executor,
     progress: Progress,
+    stacker: dict[str, Any] | None = None,
 ) -> None:
-    """Find the weights, write the predictions and the report, and commit the ensemble."""
+    """Find the weights, write the predictions and the report, and commit the ensemble. With the summary of a `stacker`,
+    its predictions are those of the ensemble, and weights only serve the facts."""
     plan = members[0].run.folds
     source = MemberSource(dataset.reference, str(plan), tuple(str(member.run.oof) for member in members))
     found = stored_weights(folder.root / WEIGHTS)
     if found is None:
         found = find_weights(source, weighting, scorer.scoring, executor, progress)
         write_json(folder.root / WEIGHTS, vars(found))
+    if stacker:
+        _commit(folder, {**facts_of(members, dataset, weighting, found, {}), **_of_stacker(stacker)}, scorer.scoring)
+        return
     report = {"out_of_fold": blend_predictions(source, found.by_fold, folder.oof, scorer, executor, progress)}
     if open_plan(plan).holdout.held_out:
         of_holdout = MemberSource(source.dataset, source.plan, tuple(str(member.run.holdout) for member in members))
         by_fold = {NO_FOLD: found.final}
         report["holdout"] = blend_predictions(of_holdout, by_fold, folder.holdout, scorer, executor, progress)
-    facts = facts_of(members, dataset, weighting, found, report)
-    write_ensemble_report(folder, facts, scorer.scoring)
+    _commit(folder, facts_of(members, dataset, weighting, found, report), scorer.scoring)
+
+
+def _commit(folder: RunFolder, facts: dict[str, Any], scoring: Scoring) -> None:
+    write_ensemble_report(folder, facts, scoring)
     folder.root.sync_folders()
     write_json(folder.root / ENSEMBLE, facts)
+
+
+def _of_stacker(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a run on the members' predictions: its scores are those of the ensemble."""
+    parts = [part for part in ("out_of_fold", "holdout") if part in summary]
+    names = [f"{part}{more}" for part in parts for more in ("", "_intervals", "_rows")]
+    return {"method": "stack", "weights_by_fold": {}, **{name: summary[name] for name in names}}
 
 
 def stored_weights(place: Place) -> FoundWeights | None:
@@ -144,7 +162,7 @@ def facts_of(
             "weight": weight,
             "out_of_fold": member.summary["out_of_fold"],
             "out_of_fold_intervals": member.summary["out_of_fold_intervals"],
-            **({"holdout": member.summary["holdout"]} if "holdout" in report else {}),
+            **({"holdout": member.summary["holdout"]} if "holdout" in member.summary else {}),
         }
         for member, name, weight in zip(members, names, found.final, strict=True)
     ]

@@ -29,11 +29,11 @@ class Candidate:
         return {"run": str(self.place), "summary": stamp_of(self.run)}
 
 
-def find_candidates(places: Sequence[str]) -> list[Candidate]:
+def find_candidates(places: Sequence[str], least: int = 2) -> list[Candidate]:
     """Open the runs that are to be members.
 
-    Raises UsageError for fewer than two, for one that is not complete, for masks and images, for another dataset, and
-    for other folds than those of the first run.
+    Raises UsageError for fewer than `least`, for one that is not complete, for masks and images, for another dataset,
+    and for other folds than those of the first run.
     """
     found = list[Candidate]()
     for place in map(locate, places):
@@ -44,7 +44,7 @@ def find_candidates(places: Sequence[str]) -> list[Candidate]:
             one.place for one in found if [str(other.run.root) for other in found].count(str(one.run.root)) > 1
         )
         raise UsageError(f"{twice} is given twice; name each run once")
-    if len(found) < 2:
+    if len(found) < least:
         raise UsageError(
             f"{found[0].place}: an ensemble needs at least two runs; name more, before the folder to write"
         )

@@ -16,6 +16,7 @@ METHODS = {
     "greedy": "greedy selection with replacement",
     "nnls": "non-negative least squares",
     "mean": "equal weights",
+    "stack": "a linear model on the predictions",
 }
 
 
@@ -33,6 +34,7 @@ def write_ensemble_report(folder: RunFolder, facts: Mapping[str, Any], scoring: 
         "how": f"{METHODS[facts['method']]}, {describe_rows(facts)}",
         "columns": {part: main_scores(in_usual_order(facts[part])) for part in parts},
         "best": {part: best_values(facts, part, scoring) for part in parts},
+        "weighted": facts["method"] != "stack",
         "chart": bars_chart("weights", {one["name"]: one["weight"] for one in facts["members"]}),
     }
     folder.page.write(template("ensemble.html").render(seen).encode())

@@ -1,4 +1,5 @@
-"""What predicts: a complete run, or an ensemble of several runs with their weights."""
+"""What predicts: a complete run, an ensemble of several runs with their weights, or a run on the predictions of
+others, which predict first."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from ...storage.format import Schema
 from ...storage.places.json_files import content_hash, read_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
-from ...training.run import ENSEMBLE, RunFolder, RunJob, load_job
+from ...training.run import ENSEMBLE, STACKER, RunFolder, RunJob, load_job
 from ...training.settings import check_ensemble
 from ..runs.run import read_run
 
@@ -23,18 +24,20 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Members:
     """The complete runs that predict together, with their weights: a run itself has the weight 1. `root` is the folder
-    of their merged predictions, and `stamp` identifies all of them."""
+    of their merged predictions, and `stamp` identifies all of them. The features of a run may be predictions of runs
+    `below`."""
 
     root: RunFolder
     runs: tuple[RunFolder, ...]
     jobs: tuple[RunJob, ...]
     weights: tuple[float, ...]
     stamp: bytes
+    below: tuple[Members, ...] = ()
 
     @property
     def first(self) -> RunFolder:
         """The run whose tokenizer reads texts, which all members share."""
-        return self.runs[0]
+        return self.below[0].first if self.below else self.runs[0]
 
     @property
     def job(self) -> RunJob:
@@ -43,7 +46,14 @@ class Members:
 
     @property
     def schema(self) -> Schema:
-        return self.job.schema
+        """The schema of the rows that are predicted."""
+        stacked = self.job.schema.stacked
+        return stacked.base if stacked else self.job.schema
+
+    @property
+    def identities(self) -> set[str]:
+        """The identities of the datasets on which models of any run were trained."""
+        return {job.identity for job in self.jobs}.union(*(one.identities for one in self.below))
 
     def open_data(self) -> Dataset:
         """The dataset that the members were trained on."""
@@ -56,10 +66,14 @@ class Members:
 
     def load(self, kind: str) -> Models:
         """Load the models of all members, whose folds are combined by `kind`."""
-        from ...training.model.prediction import WeightedRuns, load_ensemble  # torch takes a second to load
+        # torch takes a second to load
+        from ...training.model.prediction import StackedRuns, WeightedRuns, load_ensemble
 
         every = tuple(load_ensemble(job, run, kind) for job, run in zip(self.jobs, self.runs, strict=True))
-        return every[0] if len(every) == 1 else WeightedRuns(every, self.weights, self.schema)
+        upper = every[0] if len(every) == 1 else WeightedRuns(every, self.weights, self.job.schema)
+        if not self.below:
+            return upper
+        return StackedRuns(tuple(one.load("mean") for one in self.below), upper, self.job.schema)
 
 
 def read_members(place: Place) -> Members:
@@ -70,20 +84,32 @@ def read_members(place: Place) -> Members:
     """
     if not (place / ENSEMBLE).exists():
         run, _ = read_run(place)
-        return Members(run, (run,), (load_job(run),), (1.0,), run.summary.read_bytes())
+        job = load_job(run)
+        return Members(run, (run,), (job,), (1.0,), run.summary.read_bytes(), _below(place, job))
     facts = read_json(place / ENSEMBLE)
+    if facts["method"] == "stack":
+        return read_members(place / STACKER)
     runs = tuple(_member(place, one) for one in facts["members"])
     weights = tuple(float(one["weight"]) for one in facts["members"])
     used = [(run, weight) for run, weight in zip(runs, weights, strict=True) if weight] or [(runs[0], 0.0)]
     runs, weights = tuple(run for run, _ in used), tuple(weight for _, weight in used)
     stamp = (place / ENSEMBLE).read_bytes()
-    return Members(RunFolder(place), runs, tuple(map(load_job, runs)), weights, stamp)
+    jobs = tuple(map(load_job, runs))
+    return Members(RunFolder(place), runs, jobs, weights, stamp, _below(place, jobs[0]))
+
+
+def _below(place: Place, job: RunJob) -> tuple[Members, ...]:
+    """What predicts the features of a run, if these are predictions."""
+    if not (stacked := job.schema.stacked):
+        return ()
+    stored = zip(stacked.runs, stacked.stamps, strict=True)
+    return tuple(read_members(_member(place, {"run": run, "summary": stamp}).root) for run, stamp in stored)
 
 
 def _member(ensemble: Place, stored: dict[str, Any]) -> RunFolder:
     """The run of a member, which must be the one whose predictions were weighted."""
     place = locate(stored["run"])
-    remedy = f"restore it, or make another ensemble than {ensemble}"
+    remedy = f"restore it, or make {ensemble} again in another folder"
     try:
         run, _ = read_run(place)
     except ForeignError as error:

@@ -37,10 +37,10 @@ class PredictionPlan:
     def of(cls, request: PredictRequest, members: Members, dataset: Dataset) -> Self:
         """The plan for a request whose source has become a dataset."""
         # Scores of rows that the models were trained on say nothing.
-        job = members.job
-        known = job.identity in (dataset.identity, *dataset.earlier)
-        scale = None if known else LabelScale.of(dataset, job.schema)
-        names = check_columns(request, job.schema, names_of_rows(dataset.schema, request.id))
+        schema = members.schema
+        known = not members.identities.isdisjoint((dataset.identity, *dataset.earlier))
+        scale = None if known else LabelScale.of(dataset, schema)
+        names = check_columns(request, schema, names_of_rows(dataset.schema, request.id))
         return cls(str(members.root.root), dataset.reference, request.ensemble, names, request.id, request.proba, scale)
 
     def open(self) -> "OpenPlan":
@@ -63,7 +63,7 @@ class OpenPlan:
         job, scale = self.members.job, self.plan.scale
         scorer = Scorer(scoring_of(job.schema, job.config), own_metrics(job.config))
         scores = SourceScores(scorer, self.dataset.schema, scale) if scale else None
-        return Tally(UnknownCategories(job.schema), scores)
+        return Tally(UnknownCategories(self.members.schema), scores)
 
 
 def check_columns(request: PredictRequest, schema: Schema, rows: Sequence[str]) -> tuple[str, ...]:

@@ -14,11 +14,13 @@ from ...storage.places.json_files import read_json
 from ...storage.places.locate import locate
 from ...storage.tasks import silent
 from ...training.run import ENSEMBLE, RunFolder
+from ..api.browse import BrowsableDataset
 from ..api.entry import entry
 from ..ensembles.ensemble import make_ensemble
+from ..ensembles.stack import stack_runs
 from ..listener import Listener
 from ..prediction.members import read_members
-from ..requests import EnsembleRequest, Keywords, Session
+from ..requests import EnsembleRequest, Keywords, Session, StackRequest
 from .predictions import predict_frame, with_numbers
 
 if TYPE_CHECKING:
@@ -59,8 +61,10 @@ class Ensemble:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each member by its name, found by the predictions of all rows."""
-        return {member["name"]: member["weight"] for member in self.summary["members"]}
+        """The weight of each member by its name, found by the predictions of all rows; empty if a model combines
+        them."""
+        weighted = self.summary["method"] != "stack"
+        return {member["name"]: member["weight"] for member in self.summary["members"] if weighted}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -76,7 +80,8 @@ class Ensemble:
         every = self.summary["members"]
         index = pd.Index([member["name"] for member in every], name="member")
         rows = [
-            {"weight": one["weight"], **{name: one["out_of_fold"].get(name) for name in self.metrics}} for one in every
+            {"weight": self.weights.get(one["name"]), **{name: one["out_of_fold"].get(name) for name in self.metrics}}
+            for one in every
         ]
         return pd.DataFrame(rows, index)
 
@@ -101,8 +106,9 @@ class Ensemble:
         """
         import pyarrow as pa
 
-        dataset = read_members(self.place).open_data()
-        predictions = open_arrays(RunFolder(self.place).oof, "predictions")
+        members = read_members(self.place)
+        dataset = members.open_data()
+        predictions = open_arrays(members.root.oof, "predictions")
         table = pa.concat_tables(oof_tables(dataset, predictions, silent))
         return with_numbers(table.to_pandas(), dataset.schema, (*dataset.schema.labels, "predicted"))
 
@@ -191,3 +197,39 @@ def ensemble(request: EnsembleRequest, session: Session) -> Ensemble:
     """
     make_ensemble(request, session)
     return Ensemble(str(request.out))
+
+
+class StackCall(StackRequest, Keywords):
+    """The keywords of `foldstream.stack`."""
+
+
+@entry(StackCall, StackRequest)
+def stack(request: StackRequest, session: Session) -> BrowsableDataset:
+    """Make a dataset with the out-of-fold predictions of runs as features.
+
+    A run on it has the folds of these runs, so that no prediction among its features has seen a row of the fold that it
+    is held out from. It predicts new rows by the other runs first. The same call resumes.
+
+    Args:
+        runs: Folders of complete runs on one dataset with the same folds.
+        out: Dataset to write.
+        only: Leave out the features that the runs were trained on.
+        overwrite: Replace an existing dataset.
+        dask: Address of a Dask scheduler; by default this process does the work.
+        listener: Notified of progress.
+        client: Dask client.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        UsageError: The runs do not fit together, or columns cannot be added to their samples.
+        ConflictError: `out` already contains something else.
+
+    Example:
+        >>> stacked = fs.stack(["runs/flowers", "runs/wide"], "stacked.zarr")
+        >>> stacked.schema.features[-1]
+        'wide/virginica'
+    """
+    made = stack_runs(request, session)
+    return BrowsableDataset(made.place, made.manifest, made.identity)

@@ -233,12 +233,13 @@ def show_ensemble(summary: dict[str, Any]) -> None:
 
 def ensemble_table(summary: dict[str, Any], names: Sequence[str]) -> Table:
     """The weight and the out-of-fold scores in `names` of each member, and those of the ensemble."""
-    table = Table("member", "weight", *names)
+    weighted = summary["method"] != "stack"
+    table = Table("member", *(["weight"] if weighted else []), *names)
     for member in summary["members"]:
         scores = member["out_of_fold"]
         cells = [f"{scores[name]:.4f}" if name in scores else "" for name in names]
-        table.add_row(member["name"], f"{member['weight']:.3f}", *cells)
-    table.add_row("ensemble", "", *(f"{summary['out_of_fold'][name]:.4f}" for name in names))
+        table.add_row(member["name"], *([f"{member['weight']:.3f}"] if weighted else []), *cells)
+    table.add_row("ensemble", *([""] if weighted else []), *(f"{summary['out_of_fold'][name]:.4f}" for name in names))
     return table
 
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import open_plan
-from ...storage.format import TABLE, Schema, Statistics, x_of
+from ...storage.format import IMAGE, TABLE, Schema, Statistics, x_of
 from ...storage.machine import this_machine
 from ...storage.parts import write_part
 from ...storage.places.place import Place
+from ...storage.stacks import as_features
 from ..run import RunFolder, RunJob, read_result
 from ..settings import scoring_of
 from ..stream.batch import Batch, rows_in
@@ -114,7 +115,40 @@ class WeightedRuns:
         return mixed.astype(every.dtype)
 
 
-Models: TypeAlias = RunEnsemble | WeightedRuns
+@dataclass(frozen=True)
+class StackedRuns:
+    """The models of runs, and those of a run that takes their predictions as its last features. `schema` is that of
+    the upper run's rows."""
+
+    below: "tuple[Models, ...]"
+    run: RunEnsemble | WeightedRuns
+    schema: Schema
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """Predict stored rows of the lower runs, as the upper one does: (rows, outputs)."""
+        assert self.schema.stacked
+        added = np.concatenate([as_features(models(x), self.schema.stacked.base) for models in self.below], axis=1)
+        return self.run(with_predictions(x, torch.from_numpy(added), self.schema))
+
+
+def x_rows(x: Any) -> Tensor:
+    """The samples of stored rows, without columns beside them."""
+    samples: Tensor = x[IMAGE] if isinstance(x, dict) else x
+    return samples
+
+
+def with_predictions(x: Any, added: Tensor, schema: Schema) -> Any:
+    """Stored rows with predictions as further features, as rows of a dataset with this schema are stored."""
+    if schema.table:
+        beside = [x[TABLE]] if isinstance(x, dict) else []
+        table = torch.cat([*beside, added.to(torch.float64)], dim=1)
+        return {IMAGE: x_rows(x), TABLE: table}
+    dtype = torch.from_numpy(np.empty(0, schema.x_dtype)).dtype
+    own = [] if schema.stacked and schema.stacked.only else [x_rows(x).to(dtype)]
+    return torch.cat([*own, added.to(dtype)], dim=1)
+
+
+Models: TypeAlias = RunEnsemble | WeightedRuns | StackedRuns
 
 
 def load_ensemble(job: RunJob, run: RunFolder, kind: str = "mean") -> RunEnsemble:

@@ -23,6 +23,7 @@ from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, SerialExecutor, run_tasks, silent
 from .assignments import Assignment
 from .checks import check_counts
+from .copied import copy_plan, plan_of_runs
 from .grown import assign
 from .split import Split
 
@@ -74,6 +75,8 @@ def make_plan(
             return plan
         remove_arrays(root)
     executor = executor or SerialExecutor()
+    if of_runs := plan_of_runs(dataset):
+        return copy_plan(of_runs, dataset, root, executor, progress)
     assignment = assign(dataset, split, executor, progress)
     layout, specs = dataset.layout, code_arrays(len({model.array for model in assignment.models}))
     create_arrays(root, layout, specs, {"foldstream": {"split": split.model_dump()}})
