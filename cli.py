@@ -264,7 +264,7 @@ def predict(request: PredictRequest) -> None:
 
 @app.command()
 def oof(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a complete run.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a complete run, or of an ensemble.")],
     out: Annotated[
         str, typer.Argument(metavar="OUT.csv|OUT.parquet", help="File to write: .csv, .csv.gz or .parquet.")
     ],

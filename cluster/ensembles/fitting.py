@@ -61,8 +61,6 @@ def _check_fits(one: Candidate, first: Candidate) -> None:
             if what == "masks"
             else f"{one.place}: it predicts {what}; an ensemble needs classes, labels, numbers or vectors"
         )
-    if not one.job.schema.labels:
-        raise UsageError(f"{one.place}: its dataset has no labels, by which weights are found")
     if one.job.identity != first.job.identity:
         which = "another version of it" if one.job.dataset == first.job.dataset else one.job.dataset
         raise UsageError(

@@ -200,7 +200,7 @@ def watch(
 
 @commands.command()
 def serve(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URL of a complete run.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URL of a complete run, or of an ensemble.")],
     host: Annotated[
         str, typer.Option(help="Address to listen on. Clients need a token, unless it is loopback.")
     ] = LOOPBACK,
