@@ -134,8 +134,8 @@ def repair_shards(dataset: Dataset, damages: Sequence[Damage], executor: Executo
     """
     if "stack" in dataset.request:
         raise SourceError(
-            f"{dataset.place} has predictions of runs as features, which cannot be repaired one by one; make it again with "
-            "'foldstream stack … --overwrite'"
+            f"{dataset.place} has predictions of runs as features, which cannot be repaired one by one; make it again "
+            "with 'foldstream stack … --overwrite'"
         )
     if "adopt" in dataset.request:
         raise SourceError(

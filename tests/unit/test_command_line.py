@@ -15,6 +15,7 @@ from foldstream.cluster.requests import (
     EnsembleRequest,
     PredictRequest,
     SplitRequest,
+    StackRequest,
     SubmitRequest,
     TrainRequest,
 )
@@ -64,6 +65,7 @@ REQUESTS: dict[str, type[Options]] = {
     "split": SplitRequest,
     "train": TrainRequest,
     "ensemble": EnsembleRequest,
+    "stack": StackRequest,
     "predict": PredictRequest,
     "submit": SubmitRequest,
 }

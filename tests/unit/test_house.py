@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = {"storage": 0, "pipeline": 1, "training": 1, "cluster": 2, "cli": 3, "__init__": 3}
 ROOMS = {
     "storage": ["errors", "random compiled machine tasks", "places moments", "programs", "*", "metrics"],
-    "pipeline": ["csv", "target sequences", "tables images predictions adopt", "ensembles", "*"],
+    "pipeline": ["csv", "target sequences", "tables images predictions adopt", "ensembles stacking", "*"],
     "training": [
         "seeding stopping",
         "splits stream fitted",

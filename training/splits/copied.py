@@ -86,8 +86,8 @@ def split_of_runs(plan: FoldPlan, options: SplitOptions, seed: int) -> Split:
     if differ:
         name = differ[0]
         raise UsageError(
-            f"{flag_of(SplitOptions, name)} {given[name]}: the features are predictions of models that were trained with "
-            "the folds of their runs, so only these folds keep held-out rows unseen; remove the option, or train the "
-            "runs again with it"
+            f"{flag_of(SplitOptions, name)} {given[name]}: the features are predictions of models that were trained "
+            "with the folds of their runs, so only these folds keep held-out rows unseen; remove the option, or train "
+            "the runs again with it"
         )
     return split
