@@ -18,7 +18,6 @@ import numpy as np
 
 from .errors import ForeignError
 from .sequences import LENGTH, TokenForm
-from .stacks import StackForm
 from .windows import WindowForm
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ MANIFEST = "manifest.json"
 WORK = ".work"
 LEFT_OUT = "left_out.csv"  # the invalid rows of the sources, if any were skipped
 PLANS = "splits"  # the folder of the plans stored with a dataset, by name
+PLAN_OF_RUNS = "runs"  # the plan of a dataset of predictions: that of the runs
 IMAGE, TABLE = "image", "table"  # the inputs of a model that gets columns beside an image; the array of those is TABLE
 
 BLOCK_BYTES = 2 << 20
@@ -288,6 +288,33 @@ class SideColumn:
         if self.kind == "text":
             return ArraySpec(self.array, "uint8", (self.width,))
         return ArraySpec(self.array, "float64" if self.kind == "number" else "int64")
+
+
+@dataclass(frozen=True)
+class StackForm:
+    """Where the last features of rows come from: `columns` are the predictions of `runs`, whose results have the hashes
+    `stamps`, for rows with the schema `base`. If they are the `only` features, the others were left out."""
+
+    runs: tuple[str, ...]
+    stamps: tuple[str, ...]
+    columns: tuple[str, ...]
+    only: bool
+    base: Schema
+
+    def features_of(self, predictions: np.ndarray) -> np.ndarray:
+        """The predictions of a run as features, (rows, outputs): probabilities as log-odds, which a linear model can
+        weigh, and values as they are. NaN stays NaN."""
+        flat = predictions.reshape(len(predictions), -1)
+        if not self.base.probabilities:
+            return flat
+        clipped = np.clip(flat.astype(np.float64), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+        odds: np.ndarray = (np.log(clipped) - np.log1p(-clipped)).astype(flat.dtype)
+        return odds
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        lists = {name: tuple(value[name]) for name in ("runs", "stamps", "columns")}
+        return cls(**lists, only=value["only"], base=Schema.from_json(value["base"]))
 
 
 NEWER = frozenset({"tokens", "windows", "dense", "encoded", "stacked"})

@@ -9,10 +9,9 @@ from ...pipeline.stacking.spec import StackRequest as Stacking
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, disk_in_words
 from ...storage.fold_plan import open_plan
-from ...storage.format import PLANS
+from ...storage.format import PLAN_OF_RUNS, PLANS
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
-from ...storage.stacks import PLAN
 from ...training.run import STACKER
 from ...training.splits.copied import copy_plan
 from ..api.train import run_training
@@ -65,7 +64,7 @@ def write_stack(
     with disk_in_words(out), job_executor(session.listener, session.client, dask) as executor:
         progress = session.listener.progress
         made = convert_stack(request, out, executor, progress, overwrite)
-        copy_plan(plan, made, made.place / PLANS / PLAN, executor, progress)
+        copy_plan(plan, made, made.place / PLANS / PLAN_OF_RUNS, executor, progress)
     return open_dataset(made.place)
 
 

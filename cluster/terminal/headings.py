@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 HEADINGS = {
     "Data": ("convert", "adopt", "append", "split", "info", "verify", "prune"),
-    "Train": ("train", "ensemble", "predict", "oof", "export", "serve", "run", "plan", "watch", "status"),
+    "Train": ("train", "ensemble", "stack", "predict", "oof", "export", "serve", "run", "plan", "watch", "status"),
     "Cluster": ("cluster", "submit", "jobs", "logs", "stop", "dashboard", "doctor"),
 }
 

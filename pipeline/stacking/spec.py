@@ -8,8 +8,7 @@ import numpy as np
 
 from ...storage.dataset import open_dataset
 from ...storage.errors import UsageError
-from ...storage.format import Layout, Schema
-from ...storage.stacks import StackForm
+from ...storage.format import Layout, Schema, StackForm
 
 
 @dataclass(frozen=True)

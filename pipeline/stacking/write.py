@@ -10,7 +10,6 @@ from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import open_arrays, open_dataset
 from ...storage.format import TABLE, Layout, Schema
 from ...storage.places.locate import locate
-from ...storage.stacks import as_features
 from ..target.plan import StoredPlan
 from ..target.receipts import finish_shard, with_gaps
 
@@ -52,13 +51,14 @@ def write_stacked(task: StackTask) -> None:
     reader = BlockReader(dataset, names)
     arrays = reader.read(blocks)
     every = (read_predictions(*places, list(blocks)) for places in plan.predictions)
-    added = np.concatenate([as_features(one, dataset.schema) for one in every], axis=1)
+    assert schema.stacked
+    added = np.concatenate([schema.stacked.features_of(one) for one in every], axis=1)
     missing = np.zeros(schema.channels, np.int64)
     if schema.table:
         beside = [arrays[TABLE]] if TABLE in arrays else []
         arrays[TABLE] = np.concatenate([*beside, added], axis=1).astype(schema.table.x_dtype)
     else:
-        before = [] if schema.stacked and schema.stacked.only else [arrays["x"]]
+        before = [] if schema.stacked.only else [arrays["x"]]
         arrays["x"] = np.concatenate([*before, added], axis=1).astype(schema.x_dtype)
         missing = np.isnan(with_gaps(arrays["x"], schema)).sum(axis=0)
     files = [file for block in blocks for file in reader.files(block)] if schema.encoded else ()

@@ -22,7 +22,6 @@ from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.fold_plan import among, open_plan
 from foldstream.storage.format import TABLE
 from foldstream.storage.places.locate import locate
-from foldstream.storage.stacks import as_features
 from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.model.prediction import load_ensemble
 
@@ -102,7 +101,9 @@ def test_new_rows_are_predicted_by_the_lower_runs_first(runs: Path, digits: Data
     members = read_members(locate(str(runs / "upper")))
     images = torch.from_numpy(rows_of(digits, "x")["x"][:20])
     lower = [read_members(locate(str(runs / name))).load("mean")(images) for name in MODELS]
-    features = np.concatenate([as_features(one, digits.schema) for one in lower], axis=1)
+    form = open_dataset(runs / "only.zarr").schema.stacked
+    assert form
+    features = np.concatenate([form.features_of(one) for one in lower], axis=1)
     upper = load_ensemble(members.jobs[0], members.runs[0])
     expected = upper(torch.from_numpy(features.astype(np.float32)))
     assert members.load("mean")(images).tobytes() == expected.tobytes()

@@ -18,7 +18,6 @@ from ...storage.format import IMAGE, TABLE, Schema, Statistics, x_of
 from ...storage.machine import this_machine
 from ...storage.parts import write_part
 from ...storage.places.place import Place
-from ...storage.stacks import as_features
 from ..run import RunFolder, RunJob, read_result
 from ..settings import scoring_of
 from ..stream.batch import Batch, rows_in
@@ -127,7 +126,7 @@ class StackedRuns:
     def __call__(self, x: Any) -> np.ndarray:
         """Predict stored rows of the lower runs, as the upper one does: (rows, outputs)."""
         assert self.schema.stacked
-        added = np.concatenate([as_features(models(x), self.schema.stacked.base) for models in self.below], axis=1)
+        added = np.concatenate([self.schema.stacked.features_of(models(x)) for models in self.below], axis=1)
         return self.run(with_predictions(x, torch.from_numpy(added), self.schema))
 
 

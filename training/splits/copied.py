@@ -18,11 +18,10 @@ from ...storage.blocks.writer import (
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.fold_plan import FoldPlan, open_plan
-from ...storage.format import MANIFEST, PLANS, Manifest
+from ...storage.format import MANIFEST, PLAN_OF_RUNS, PLANS, Manifest
 from ...storage.options import flag_of
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
-from ...storage.stacks import PLAN
 from ...storage.tasks import Executor, Progress, run_tasks
 from .split import Split, SplitOptions, options_of
 
@@ -68,7 +67,7 @@ def plan_of_runs(dataset: Dataset) -> FoldPlan | None:
     they are missing."""
     if not dataset.schema.stacked:
         return None
-    place = dataset.place / PLANS / PLAN
+    place = dataset.place / PLANS / PLAN_OF_RUNS
     if not (place / MANIFEST).exists():
         raise UsageError(
             f"{dataset.place} lacks the folds of the runs whose predictions it has; repeat the 'foldstream stack' "
