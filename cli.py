@@ -126,8 +126,8 @@ def convert_images(request: ConvertImagesRequest) -> None:
 
 @request_command(app, AdoptRequest, "adopt")
 def adopt(request: AdoptRequest) -> None:
-    """Make a dataset of arrays in Zarr, HDF5, NumPy, Arrow or Parquet files, which stay where they are. Run the same
-    command to resume.
+    """Make a dataset of arrays in Zarr, HDF5, NumPy, Arrow, Parquet or Lance files, which stay where they are. Run the
+    same command to resume.
 
     Examples:
         foldstream adopt digits.npz digits.zarr --x images --y labels
@@ -225,8 +225,8 @@ def ensemble(request: EnsembleRequest) -> None:
 
 @request_command(app, StackRequest, "stack")
 def stack(request: StackRequest) -> None:
-    """Make a dataset with the out-of-fold predictions of runs as further features. A run on it has the same folds, and
-    predicts new rows by the other runs first. Run the same command to resume.
+    """Make a dataset with the out-of-fold predictions of runs as further features. Runs on it have the same folds, and
+    predict new rows by the other runs first. Run the same command to resume.
 
     Examples:
         foldstream stack runs/cnn runs/mlp stacked.zarr

@@ -113,7 +113,7 @@ class ConvertImagesRequest(ConversionRequest, ImageOptions):
 
 
 class AdoptRequest(AdoptOptions):
-    """Make a dataset of arrays in Zarr, HDF5, NumPy, Arrow or Parquet files, which stay where they are."""
+    """Make a dataset of arrays in Zarr, HDF5, NumPy, Arrow, Parquet or Lance files, which stay where they are."""
 
     place: Annotated[Location, Cli(metavar="PLACE")] = Field(
         kw_only=False, description="File or folder with the arrays, or its URL in an object store."

@@ -263,8 +263,8 @@ class AdoptCall(AdoptRequest, Keywords):
 
 @entry(AdoptCall, AdoptRequest)
 def adopt(request: AdoptRequest, session: Session) -> BrowsableDataset:
-    """Make a dataset of arrays that stay where they are: in Zarr, HDF5 (also h5ad and NetCDF4), NPY, NPZ, Arrow or
-    Parquet files.
+    """Make a dataset of arrays that stay where they are: in Zarr, HDF5 (also h5ad and NetCDF4), NPY, NPZ, Arrow,
+    Parquet or Lance files.
 
     Labels and other columns are stored in the dataset; of the features, it only holds where their chunks are. Folds,
     training, resume and prediction are the same as for a copy, to the last bit. The files must not change: one that

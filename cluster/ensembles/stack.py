@@ -21,8 +21,9 @@ from ..requests import Session, StackRequest, TrainRequest
 from .fitting import Candidate, find_candidates
 
 FEATURES = "features.zarr"
-LINEAR = {"model": "mlp", "settings": {"layers": 0, "lr": 0.05}, "epochs": 20}
-"""The model on predictions: it has few weights, so few rows suffice."""
+LINEAR, EPOCHS = {"layers": 0, "lr": 0.05}, 20
+"""The settings of the model on predictions, a perceptron without hidden layers: it has few weights, so few rows
+suffice."""
 
 
 def stack_runs(request: StackRequest, session: Session) -> Dataset:
@@ -72,6 +73,6 @@ def train_stacker(members: Sequence[Candidate], root: Place, session: Session) -
     """Train a linear model on the predictions of the members, with their folds, in the folder of an ensemble. Returns
     the summary of its run."""
     features = write_stack(members, root / FEATURES, only=True, session=session)
-    seed = members[0].job.config.seed
-    request = TrainRequest(dataset=str(features.place), run=str(root / STACKER), seed=seed, **LINEAR)
+    place, run, seed = str(features.place), str(root / STACKER), members[0].job.config.seed
+    request = TrainRequest(dataset=place, run=run, model="mlp", settings=LINEAR, epochs=EPOCHS, seed=seed)
     return run_training(request, session)

@@ -43,7 +43,7 @@ def convert_stack(
         plan = store_plan(root, StackPlan(spec.layout, spec.schema, request.dataset, predictions))
         finished = finished_shards(root, arrays, executor, progress)
         left = [shard for shard in range(spec.layout.shards) if shard not in finished]
-        stage = Stage("stack", write_stacked, lambda shard: StackTask(plan, shard))
+        stage: Stage[StackTask, None] = Stage("stack", write_stacked, lambda shard: StackTask(plan, shard))
         run_shard_tasks(stage, spec, root, left, executor, progress)
         commit_dataset(spec, root)
         (root / WORK).remove_tree()
