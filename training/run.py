@@ -18,6 +18,7 @@ from .stream.order import Mixing
 
 EVERY = "all"  # the name of initial weights from which the models of all folds start
 GRID = "grid.json"  # next to the runs of a grid search's candidates: their scores
+SEARCH_PAGE = "search.html"
 SEARCH = "search.json"  # next to the runs of a search's candidates: which were drawn, and which train on
 
 

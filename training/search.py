@@ -19,7 +19,7 @@ from ..storage.options import Options, as_text, plain
 Sampler = Literal["tpe", "random", "qmc", "grid"]
 MOST_TRIALS = 1000
 DIGITS = 12  # of steps of a range, behind the decimal point
-EXAMPLE = "lr = { low = 1e-4, high = 0.1, log = true } or hidden = [64, 128]"
+EXAMPLE = "lr from low = 1e-4 to high = 0.1 with log = true, or hidden = [64, 128]"
 NOT_SEARCHED = "stack", "strategy", "compile", "deterministic"
 """Settings of how a pass computes, which all candidates in it must have in common."""
 
@@ -108,11 +108,11 @@ def _check_space(value: Any) -> Any:
 
 def _check_rungs(value: Any) -> Any:
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise ValueError("must be a list such as [{ folds = 1, epochs = 2 }]")
+        raise ValueError("must be a list of rungs, each with folds and epochs")
     before = (0, 0)
     for rung in value:
         if not isinstance(rung, Mapping) or rung.keys() != {"folds", "epochs"}:
-            raise ValueError("each rung must have folds and epochs, e.g. { folds = 1, epochs = 2 }")
+            raise ValueError("each rung must have folds and epochs")
         now = (rung["folds"], rung["epochs"])
         if not all(isinstance(one, int) and one >= 1 for one in now):
             raise ValueError("folds and epochs must be whole numbers, at least 1")

@@ -1,7 +1,7 @@
 """What the candidates of a search have cost: epochs of folds and rows, from the folders of their folds, and seconds,
 from the journal."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -51,12 +51,13 @@ def history_of(folder: FoldFolder, rungs: Iterable[Rung]) -> Epochs:
     return []
 
 
-def trained_to(folds: list[Epochs], rung: Rung | None, models: int) -> Cost:
-    """What a candidate has trained until it reached a rung, without its seconds; nothing before the first, None."""
-    if rung is None:
+def trained_to(rungs: Sequence[Rung], rung: int, folds: list[Epochs]) -> Cost:
+    """What a candidate has trained until it reached a rung, without its seconds; nothing before the first. The refit,
+    which comes after the other folds, trains along at the end."""
+    if rung < 0:
         return Cost()
-    count = len(folds) if rung.folds is None else rung.folds_of(models)
-    epochs = [epoch for fold in folds[:count] for epoch in fold[: rung.epochs]]
+    count = len(folds) if rung == len(rungs) - 1 else rungs[rung].folds_of(len(folds) - 1)
+    epochs = [epoch for fold in folds[:count] for epoch in fold[: rungs[rung].epochs]]
     return Cost(len(epochs), sum(epoch["rows"] for epoch in epochs))
 
 
@@ -64,12 +65,9 @@ def costs(root: Place, record: SearchRecord, epochs: Mapping[int, list[Epochs]])
     """The cost of each candidate by its number, from the epochs of its folds."""
     seconds, total = seconds_of_stages(Journal(RunFolder(root).journal)), dict.fromkeys(epochs, Cost())
     for number, one in enumerate(record.passes, 1):
-        rungs = record.rules.rungs
-        before = rungs[one.rung - 1] if one.rung else None
         rows = dict[int, Cost]()
         for trial in one.trials:
-            models = max(len(epochs[trial]) - 1, 1)
-            after, earlier = (trained_to(epochs[trial], rung, models) for rung in (rungs[one.rung], before))
+            earlier, after = (trained_to(record.rules.rungs, at, epochs[trial]) for at in (one.rung - 1, one.rung))
             rows[trial] = Cost(after.fold_epochs - earlier.fold_epochs, after.rows - earlier.rows)
         each = seconds.get(stage_name(record, number), 0.0) / max(1, sum(cost.rows for cost in rows.values()))
         for trial, cost in rows.items():

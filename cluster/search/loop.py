@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from ...storage.errors import RunError
 from ...storage.places.place import Place
 from ...training.search import SearchOptions
 from .draw import draw, informative_rung, known_scores
@@ -39,6 +40,7 @@ def run_search(root: Place, record: SearchRecord, options: SearchOptions, seed: 
         RunError: Candidates could not be trained, for a reason other than their settings.
         StoppedError: A signal has stopped the training.
     """
+    trained: Pass | None = None
     while True:
         results = read_results(root, record)
         step = next_step(record.rules, len(record.trials), record.passes, results)
@@ -49,9 +51,14 @@ def run_search(root: Place, record: SearchRecord, options: SearchOptions, seed: 
                 record = _draw_wave(record, options, seed, count, results, trainer)
             case Pass() if not (record.passes and step == record.passes[-1]):
                 record = replace(record, passes=(*record.passes, step))
+            case Pass() if step == trained:
+                raise RunError(
+                    f"{root}: {stage_name(record, len(record.passes))}, but not all have results; please report"
+                )
         write_search(root, record)
         if isinstance(step, Pass):
             candidates = {trial_name(number): record.trials[number].settings for number in step.trials}
+            trained = step
             trainer.train(candidates, record.rules.rungs[step.rung], stage_name(record, len(record.passes)))
 
 

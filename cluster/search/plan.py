@@ -139,8 +139,11 @@ def ranking(rung: int, results: Results) -> list[int]:
 def most_models(rules: Rules, models: int) -> int:
     """How many folds of candidates train at once, at most, if a run has so many `models`."""
     first = min(rules.width, rules.trials)
-    left = [max(1, first // rules.reduction**number) for number in range(len(rules.rungs))]
-    return max(count * rung.folds_of(models) for count, rung in zip(left, rules.rungs, strict=True))
+    counts = list[int]()
+    for rung in rules.rungs:
+        counts.append(first * rung.folds_of(models))
+        first = max(1, first // rules.reduction)
+    return max(counts)
 
 
 @dataclass(frozen=True)

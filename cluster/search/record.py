@@ -3,7 +3,7 @@ decided. It is written before anything of it trains. Results are read from the f
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from math import inf
+from math import inf, isfinite
 from statistics import fmean
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from ...storage.places.place import Place
 from ...training.run import GRID, SEARCH, RunFolder, read_rung
 from ...training.search import SearchOptions
 from ..runs.grid import CANDIDATES, candidate_folder
-from .plan import Outcome, Pass, Results, Rules, Rung, ranking
+from .plan import Outcome, Pass, Results, Rules, Rung, ranking, verdicts
 
 GROWS = "trials"  # what may be increased
 
@@ -159,6 +159,28 @@ def ladder(rules: Rules) -> str:
     return ", ".join(map(str, rules.rungs))
 
 
+def search_status(root: Place) -> list[dict[str, Any]]:
+    """What has become of the candidates of a search so far: the `name`, `settings`, last `rung` reached, from 1, the
+    mean `score` of its folds there, the `state` and `why` it was stopped. Empty for a run that is no search."""
+    if (record := read_search(root)) is None:
+        return []
+    results = read_results(root, record)
+    found = verdicts(record.rules, len(record.trials), record.passes, results)
+    return [
+        {"name": trial_name(number), "settings": trial.settings, "rung": verdict.rung + 1}
+        | {"score": score_at(record, results.get((number, verdict.rung)))}
+        | {"state": verdict.state, "why": verdict.reason}
+        for number, (trial, verdict) in enumerate(zip(record.trials, found, strict=True))
+    ]
+
+
+def score_at(record: SearchRecord, outcome: Outcome | None) -> float | None:
+    """The first metric of a candidate at a rung, as it is; None if it has none there."""
+    if outcome is None or not outcome.scores or not isfinite(outcome.scores[0]):
+        return None
+    return outcome.scores[0] * (1 if next(iter(record.metrics.values())) else -1)
+
+
 def read_results(root: Place, record: SearchRecord) -> Results:
     """The results of all candidates at the rungs that they have reached."""
     return {
@@ -179,15 +201,16 @@ def _results_of(root: Place, record: SearchRecord, number: int) -> Iterator[Outc
     if not run.job.exists():
         return
     models, refit = len(open_plan(run.folds).models), read_json(run.job)["config"]["refit"]
-    for rung in range(len(passed)):
-        yield outcome_of(run, record.rules.rungs[rung], models, refit, record.metrics)
+    rungs = record.rules.rungs
+    for rung in rungs[: len(passed)]:
+        yield outcome_of(run, rung, models, refit and rung is rungs[-1], record.metrics)
 
 
 def outcome_of(run: RunFolder, rung: Rung, models: int, refit: bool, metrics: Mapping[str, bool]) -> Outcome | None:
-    """The result of a candidate at a rung: each metric is the mean over the rung's folds. None as long as a fold has
-    not reached it."""
+    """The result of a candidate at a rung: each metric is the mean over the rung's folds. None as long as a fold, or
+    the `refit` that trains along, has not reached it."""
     count = rung.folds_of(models)
-    found = [read_rung(run.fold(fold), rung.epochs) for fold in range(count + (refit and rung.folds is None))]
+    found = [read_rung(run.fold(fold), rung.epochs) for fold in range(count + refit)]
     reached = [one for one in found if one]
     if len(reached) < len(found):
         return None

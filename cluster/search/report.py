@@ -10,15 +10,16 @@ from markupsafe import Markup
 
 from ...storage.dataset import Dataset
 from ...storage.places.place import Place
+from ...training.run import SEARCH_PAGE
 from ...training.search import SearchOptions
 from ..views.charts import Frame, Point, drawing
 from ..views.pages import template
 from .costs import Cost, costs, full_cost, histories, mean_curve
 from .draw import LEAST_FOR_IMPORTANCE, importances, known_scores
 from .plan import ranking, reached_by, verdicts
-from .record import SearchRecord, read_results, trial_name, write_search
+from .record import SearchRecord, read_results, score_at, trial_name, write_search
 
-PAGE, TEXT = "search.html", "search.md"
+TEXT = "search.md"
 STYLES = {"finished": 0, "failed": 5}
 """The colors of lines and points by the state of a candidate; those of stopped ones are gray."""
 STOPPED = 8
@@ -39,7 +40,7 @@ def write_search_report(
         "front": front_chart(facts["trials"], facts["metric"]),
         "least": LEAST_FOR_IMPORTANCE,
     }
-    (root / PAGE).write(template("search.html").render(seen).encode())
+    (root / SEARCH_PAGE).write(template("search.html").render(seen).encode())
     (root / TEXT).write(template("search.md").render(seen).encode())
     write_search(root, replace(record, facts=facts))
 
@@ -57,8 +58,7 @@ def search_facts(
     first_scores = known_scores(0, {key: one for key, one in results.items() if not one.failure})
     trials = []
     for number, (trial, verdict) in enumerate(zip(record.trials, found, strict=True)):
-        outcome = results.get((number, verdict.rung))
-        score = outcome.scores[0] * (1 if higher else -1) if outcome and outcome.scores else None
+        score = score_at(record, results.get((number, verdict.rung)))
         name = trial_name(number)
         trials.append(
             {"name": name, "settings": trial.settings, "wave": trial.wave, "state": verdict.state}
