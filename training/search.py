@@ -142,7 +142,7 @@ class SearchOptions(Options):
         "combinations in order.",
     )
     reduction: int = Field(
-        default=3, ge=2, description="One in so many candidates goes on from each rung, and rungs are so far apart."
+        default=2, ge=2, description="One in so many candidates goes on from each rung, and rungs are so far apart."
     )
     width: int = Field(default=16, ge=1, le=MOST_TRIALS, description="Candidates that are drawn and trained together.")
     rungs: Annotated[Sequence[Mapping[str, int]], BeforeValidator(_check_rungs)] = Field(
@@ -181,14 +181,18 @@ def as_search(value: Any) -> Any:
         return None
     value = as_text(value)
     if isinstance(value, Mapping):
-        return SearchOptions.parse(value, name=lambda option: f"search.{option} =").model_dump()
+        return SearchOptions.parse(value, name=lambda option: f"search.{option} =").model_dump(
+            mode="json", exclude_none=True
+        )
     try:
         table = tomllib.loads(Path(value).read_text())
     except (FileNotFoundError, IsADirectoryError, TypeError):
         raise UsageError(f"--search {value} is not a file; give the path of a TOML file with a table space") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--search {value} is not valid TOML: {error}") from None
-    return SearchOptions.parse(table, name=lambda option: f"{value}: {option} =").model_dump()
+    return SearchOptions.parse(table, name=lambda option: f"{value}: {option} =").model_dump(
+        mode="json", exclude_none=True
+    )
 
 
 Search = Annotated[str | PathLike[str] | Mapping[str, Any] | None, BeforeValidator(as_search)]

@@ -158,20 +158,20 @@ def search_settings(training: Training, record: SearchRecord, session: Session) 
 def check_training(asked: RequestedTraining, helpers: Sequence[Helper]) -> Training:
     """Check the models and the memory that a request needs. Raises UsageError."""
     dataset, models = asked.dataset, math.ceil(asked.models / (1 + len(helpers)))
-    parameters = check_corners(asked) if asked.search else check_models(asked.configs, dataset)
+    parameters = (check_corners if asked.search else check_models)(asked.configs, dataset)
     execution = asked.request.model_copy(update={"workers": asked.workers})
     common = next(iter(asked.configs.values()))
     mode = choose_fold_mode(dataset, models, common, execution, parameters, 1 + len(helpers))
     return Training(asked, mode, helpers, check_initial(asked))
 
 
-def check_corners(asked: RequestedTraining) -> int:
+def check_corners(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
     """Like `check_models`, for the ends of a search's space: settings that do not go together, such as momentum and an
     optimizer without it, are no error as long as some do."""
     parameters, errors = list[int](), list[UsageError | ModelError]()
-    for name, config in asked.configs.items():
+    for name, config in configs.items():
         try:
-            parameters.append(check_models({name: config}, asked.dataset))
+            parameters.append(check_models({name: config}, dataset))
         except (UsageError, ModelError) as error:
             errors.append(error)
     if not parameters:

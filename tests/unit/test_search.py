@@ -6,10 +6,13 @@ from typing import Any
 
 import foldstream as fs
 import pytest
+from foldstream.cli import app
+from foldstream.cluster.api.job_file import load_job_file
 from foldstream.cluster.listener import Listener
 from foldstream.cluster.runs.status import run_status
 from foldstream.cluster.search.draw import draw, importances
 from foldstream.cluster.search.record import read_results, read_search
+from foldstream.cluster.submit.submission import JOB, pack_job
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, RunError, UsageError
 from foldstream.storage.places.json_files import read_json
@@ -17,6 +20,7 @@ from foldstream.storage.places.locate import locate
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.run import RunFolder
 from foldstream.training.search import SearchOptions, as_search
+from typer.main import get_command
 
 SPACE: dict[str, Any] = {
     "lr": (1e-3, 0.1, "log"),
@@ -278,3 +282,36 @@ def test_the_report_says_what_was_tried_and_what_it_cost(searched: Path) -> None
     assert f"- best candidate: {facts['best']}, out-of-fold accuracy" in text
     assert "it takes 10" in text
     assert text.count("\n| trial-") == 6
+
+
+def test_a_job_file_takes_the_file_of_a_search_or_its_table(tmp_path: Path) -> None:
+    (tmp_path / "search.toml").write_text("trials = 3\n[space]\nlr = [0.1, 0.2, 0.3]\n")
+    for search in ('search = "search.toml"', "search = { trials = 3, space = { lr = [0.1, 0.2, 0.3] } }"):
+        (tmp_path / "job.toml").write_text(f'[train]\ndataset = "data.zarr"\nrun = "run"\n{search}\n')
+        tables = load_job_file(tmp_path / "job.toml")
+        assert tables["train"]["search"]["space"] == {"lr": [0.1, 0.2, 0.3]}
+        pack_job(tables, tmp_path)  # what is submitted does not need the file
+        sent = load_job_file(tmp_path / JOB)["train"]["search"]
+        assert sent == tables["train"]["search"]
+    (tmp_path / "job.toml").write_text('[train]\ndataset = "data.zarr"\nrun = "run"\nsearch = "none.toml"\n')
+    with pytest.raises(
+        UsageError, match=r"--search .*none.toml is not a file; give the path of a TOML file with a table"
+    ):
+        load_job_file(tmp_path / "job.toml")
+
+
+def test_the_command_line_searches_and_shows_the_rungs(
+    searched: Path, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*words: str) -> str:
+        get_command(app).main(words, prog_name="foldstream", standalone_mode=False)
+        return capsys.readouterr().out
+
+    (tmp_path / "search.toml").write_text("trials = 2\n[space]\nlr = [0.1, 0.01]\nhidden = [8]\n")
+    options = ["--model", "mlp", "--folds", "2", "--epochs", "1", "--search", str(tmp_path / "search.toml")]
+    told = call("train", str(digits.root), str(tmp_path / "run"), *options)
+    assert "search: pass 1: 2 candidates train to rung 1, 1 epoch of all folds" in told
+    state = json.loads(call("--json", "status", str(searched)).splitlines()[-1])["result"]
+    assert state["complete"]
+    assert [one["name"] for one in state["search"]] == [f"trial-0{number}" for number in range(6)]
+    assert {one["state"] for one in state["search"]} == {"finished", "stopped"}
