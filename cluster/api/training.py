@@ -38,7 +38,7 @@ from ..runs.run import Trainers, prepare_run, train_folds
 from ..runs.workers import USUAL_WORKERS
 from ..search.loop import Candidates, run_search
 from ..search.plan import Rung
-from ..search.record import SearchRecord, all_failed, finishers, write_search
+from ..search.record import SearchRecord, all_failed, claim, finishers, write_search
 from ..search.report import write_search_report
 from .conversion import absolute
 from .split import warn_of_plan
@@ -130,6 +130,7 @@ def search_settings(training: Training, record: SearchRecord, session: Session) 
     Raises RunError if all candidates have failed.
     """
     asked, root = training.asked, training.asked.root.root
+    record = replace(claim(root, record), facts={})  # another command may have gone on with it meanwhile
     (root / GRID).remove()
     write_search(root, record)
     with ExitStack() as stack:

@@ -25,9 +25,10 @@ Settings = Mapping[str, Any]
 
 
 def check_optuna() -> None:
-    """Raise UsageError if Optuna is not installed."""
-    if find_spec("optuna") is None:
-        raise UsageError("--search needs Optuna, which is not installed; run 'pip install foldstream[search]'")
+    """Raise UsageError if Optuna, or SciPy for its sampler qmc, is not installed."""
+    for module, name in (("optuna", "Optuna"), ("scipy", "SciPy")):
+        if find_spec(module) is None:
+            raise UsageError(f"--search needs {name}, which is not installed; run 'pip install foldstream[search]'")
 
 
 def informative_rung(rules: Rules, dimensions: int, results: Results) -> int:

@@ -14,6 +14,7 @@ from ...storage.places.place import Place
 from ...training.run import GRID, SEARCH, RunFolder, read_rung
 from ...training.search import SearchOptions
 from ..runs.grid import CANDIDATES, candidate_folder
+from ..runs.run import OTHER_DATA
 from .plan import Outcome, Pass, Results, Rules, Rung, ranking, verdicts
 
 GROWS = "trials"  # what may be increased
@@ -127,10 +128,11 @@ def claim(root: Place, wanted: SearchRecord) -> SearchRecord:
         if RunFolder(root).job.exists() or (root / GRID).exists() or (root / CANDIDATES).subfolders():
             raise ConflictError(f"{root} already contains a run that is not a search; choose another folder")
         return wanted
+    old, new = found.definition, wanted.definition
     differences = [
-        f"{name} was {shown(found.definition.get(name))} and is now {shown(wanted.definition.get(name))}"
-        for name in sorted(found.definition.keys() | wanted.definition.keys())
-        if not same_json(found.definition.get(name), wanted.definition.get(name))
+        OTHER_DATA if name == "identity" else f"{name} was {shown(old.get(name))} and is now {shown(new.get(name))}"
+        for name in sorted(old.keys() | new.keys())
+        if not same_json(old.get(name), new.get(name))
     ]
     if found.rules.rungs != wanted.rules.rungs:
         differences.append(f"the rungs were {ladder(found.rules)} and are now {ladder(wanted.rules)}")

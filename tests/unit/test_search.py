@@ -1,6 +1,7 @@
 """A search over settings: what is refused, what a search leaves, and that it changes nothing in what it trains."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from foldstream.cluster.api.job_file import load_job_file
 from foldstream.cluster.listener import Listener
 from foldstream.cluster.runs.status import run_status
 from foldstream.cluster.search.draw import draw, importances
-from foldstream.cluster.search.record import read_results, read_search
+from foldstream.cluster.search.record import claim, read_results, read_search
 from foldstream.cluster.submit.submission import JOB, pack_job
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, RunError, UsageError
@@ -152,6 +153,15 @@ def test_more_trials_go_on_with_a_finished_search(digits: Dataset, tmp_path: Pat
     assert (more[:3], after[: len(passes)]) == (trials, passes)
     assert len(run.trials) == len({json.dumps(trial.settings) for trial in more}) == 5
     assert {cell: known[cell] for cell in results} == results
+
+
+def test_a_command_that_waited_goes_on_from_the_newest_record(searched: Path) -> None:
+    """Another one has finished the search since it looked."""
+    newest = read_search(locate(searched))
+    assert newest is not None
+    assert claim(locate(searched), replace(newest, trials=(), passes=())) == newest
+    with pytest.raises(ConflictError, match="another search: the dataset is different; choose another folder"):
+        claim(locate(searched), replace(newest, definition={**newest.definition, "identity": "another"}))
 
 
 def test_a_candidate_that_diverges_stops_and_the_others_go_on(digits: Dataset, tmp_path: Path) -> None:
