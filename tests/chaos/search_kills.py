@@ -50,7 +50,7 @@ def command(dataset: Location, run: Path, *options: str) -> list[str]:
 def epochs_done(run: Path) -> float:
     """The epochs that all folds of all candidates have trained."""
     files = run.glob("candidates/*/folds/*/progress.json")
-    return sum(read_json(locate(file))["epochs"] for file in files)
+    return sum(float(read_json(locate(file))["epochs"]) for file in files)
 
 
 def result(run: Path) -> tuple[Any, ...]:

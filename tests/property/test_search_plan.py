@@ -127,7 +127,8 @@ def test_the_usual_rungs_follow_from_the_epochs_and_the_held_out_rows() -> None:
 
 def test_the_reason_says_the_rank_at_the_rung() -> None:
     rules = Rules((Rung(1, 1), Rung(None, 3)), 16, 16, 3)
-    *_, (passes, drawn) = decisions(rules, [float(n) for n in range(16)], {(3, 0)}, results := {})
+    results: Results = {}
+    *_, (passes, drawn) = decisions(rules, [float(n) for n in range(16)], {(3, 0)}, results)
     found = verdicts(rules, drawn, passes, results)
     assert found[9].reason == "rung 1: 7th of 16, the best 5 went on"
     assert (found[3].state, found[3].reason) == ("failed", "nan")

@@ -41,7 +41,7 @@ class KilledError(Exception):
 def searched(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search that is finished."""
     root = tmp_path_factory.mktemp("search") / "run"
-    fs.search(digits.place, root, **SEARCH, **OPTIONS)
+    fs.search(digits.place, root, **SEARCH, **OPTIONS, checkpoint_every="3 epochs")
     return root
 
 
@@ -84,6 +84,9 @@ def test_candidates_stop_at_rungs_with_a_reason(searched: Path) -> None:
         epochs = [len(read_json(fold.history)) if fold.history.exists() else 0 for fold in folds]
         assert epochs == ([1, 0] if one["rung"] == 1 else [2, 2])
         assert not any(fold.done.exists() for fold in folds)
+        stored = [fold.checkpoints.names() for fold in folds]  # also where none is due
+        expected = [f"epoch-{number:05}" for number in epochs if number]
+        assert [names[0].partition("-step")[0] for names in stored if names] == expected
 
 
 def test_a_search_takes_the_place_of_a_run(searched: Path, digits: Dataset, tmp_path: Path) -> None:
@@ -192,7 +195,7 @@ def test_early_stopping_and_a_refit_go_together_with_a_search(digits: Dataset, t
     options = OPTIONS | {"epochs": 4, "refit": True, "settings": {"patience": 1, "hidden": 8}}
     run = fs.search(digits.place, tmp_path / "run", space={"lr": [0.3, 0.001]}, reduction=2, **options)
     best = run.best.place
-    settings = options.pop("settings") | {"lr": run.trials.loc[best.name, "lr"].item()}
+    settings = options.pop("settings") | settings_of(tmp_path / "run", best.name)
     fs.train(digits.place, tmp_path / "alone", settings=settings, **options)
     for fold in range(3):
         found, expected = (RunFolder(place).fold(fold).weights for place in (best, locate(tmp_path / "alone")))
