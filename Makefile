@@ -157,6 +157,11 @@ bench-sequences: install
 bench-ensemble: install
 	$(BIN)/python -m tests.benchmarks.ensembles $(DIGITS)/train.csv.gz build/bench-ensemble.json $(CASES)
 
+# A grid of 16 candidates on the digits, and searches over the same 16. ROWS=20000 is quicker.
+.PHONY: bench-search
+bench-search: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.search $(DIGITS) build/bench-search.json $(ROWS)
+
 .PHONY: bench-metrics
 bench-metrics: install
 	$(BIN)/python -m tests.benchmarks.metrics build/bench-metrics.json

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .cluster.python.conversion import convert
     from .cluster.python.ensemble import Ensemble, ensemble, stack
     from .cluster.python.run import Run
-    from .cluster.python.train import train
+    from .cluster.python.train import search, train
     from .storage.errors import FoldstreamError
     from .training.model.export import export, load_models
     from .training.open_stream import normalizer, stream
@@ -61,6 +61,7 @@ __all__ = [
     "predict",
     "prune",
     "run_job",
+    "search",
     "split_rows",
     "stack",
     "stream",
@@ -88,6 +89,7 @@ _HOMES = {
     "predict": ("cluster.api.predict", "predict"),
     "prune": ("cluster.api.conversion", "prune"),
     "run_job": ("cluster.api.job", "run_job"),
+    "search": ("cluster.python.train", "search"),
     "split_rows": ("cluster.api.split", "split_rows"),
     "stack": ("cluster.python.ensemble", "stack"),
     "stream": ("training.open_stream", "stream"),

@@ -18,6 +18,7 @@ from ..storage.errors import UsageError
 from ..storage.options import Cli, Location, Options, as_text, flag_of, spelling
 from ..storage.programs.callables import name_callable, name_functions
 from ..training.config import SEVERAL_FUNCTIONS, Bytes, Ensemble, Execution, Recipe, TrainingOptions
+from ..training.search import Search, SearchOptions
 from ..training.splits.split import SplitOptions
 from .listener import SILENT, Listener
 
@@ -187,6 +188,11 @@ class TrainRequest(Execution, SplitOptions, TrainingOptions):
         description=f"Setting, repeatable: {', '.join(Recipe.settings())}, or one of the model's own. Several values "
         "separated by commas make a grid.",
     )
+    search: Annotated[Search, Cli(metavar="FILE.toml")] = Field(
+        default=None,
+        description="TOML file of a search over settings: candidates are drawn from its table space, and those that "
+        "lose are stopped early.",
+    )
     shares: int | None = Field(
         default=None,
         ge=1,
@@ -223,6 +229,16 @@ class TrainRequest(Execution, SplitOptions, TrainingOptions):
                 )
             settings = {**{key: [value] for key, value in held.items()}, **settings}
         return {**named, "settings": settings} if settings else named
+
+
+class SearchRequest(TrainRequest, SearchOptions):
+    """Search the settings of a training: the options of a search and of the training side by side."""
+
+    def as_training(self) -> TrainRequest:
+        """The same as a training with its search."""
+        if self.search is not None:
+            raise UsageError("--search is what the other keywords give; remove it")
+        return TrainRequest.model_validate({**self.part(TrainRequest), "search": self.part(SearchOptions)})
 
 
 class SplitRequest(SplitOptions):

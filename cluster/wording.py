@@ -17,6 +17,7 @@ from .requests import (
     ConvertTablesRequest,
     PredictRequest,
     PruneRequest,
+    SearchRequest,
     SplitRequest,
     TrainRequest,
 )
@@ -177,6 +178,7 @@ def _keywords() -> dict[str, Keyword]:
         ConvertImagesRequest,
         ConvertTablesRequest,
         TrainRequest,
+        SearchRequest,
     ):
         found |= dict(_keywords_in(kind))
     return found

@@ -20,6 +20,8 @@ EVERY = "all"  # the name of initial weights from which the models of all folds 
 GRID = "grid.json"  # next to the runs of a grid search's candidates: their scores
 ENSEMBLE = "ensemble.json"  # of an ensemble of several runs: its members and their weights; written last
 STACKER = "stacker"  # in the folder of an ensemble: the run on the predictions of its members
+SEARCH_PAGE = "search.html"
+SEARCH = "search.json"  # next to the runs of a search's candidates: which were drawn, and which train on
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,16 @@ class FoldFolder:
     def done(self) -> Place:
         """The fold's result, which also marks its completion; written last."""
         return self.root / "done.json"
+
+    @property
+    def diverged(self) -> Place:
+        """Why the training of a candidate of a search has diverged, and in which epoch."""
+        return self.root / "diverged.json"
+
+    def rung(self, epochs: int) -> Place:
+        """The result of a candidate of a search after so many epochs, where it paused; written after its
+        checkpoint."""
+        return self.root / "rungs" / f"{epochs}.json"
 
     @property
     def parts(self) -> Place:
@@ -293,6 +305,22 @@ def code_of_first_versions(job: dict[str, Any]) -> dict[str, str]:
 def is_done(folder: FoldFolder) -> bool:
     """Whether a fold is fully trained."""
     return folder.done.exists()
+
+
+def has_reached(folder: FoldFolder, epochs: int) -> bool:
+    """Whether a fold has nothing to train before `epochs` epochs are complete: it is done, has diverged, or pauses
+    there. With 0 epochs, whether it is fully trained."""
+    return is_done(folder) or (bool(epochs) and (folder.diverged.exists() or folder.rung(epochs).exists()))
+
+
+def read_rung(folder: FoldFolder, epochs: int) -> dict[str, Any] | None:
+    """The result of a fold after so many epochs, or at the end if that came before: like `read_result`, or `epoch` and
+    `reason` if it has diverged. None if it has not come so far."""
+    for place in (folder.rung(epochs), folder.done, folder.diverged):
+        if place.exists():
+            result: dict[str, Any] = read_json(place)
+            return result
+    return None
 
 
 def read_result(folder: FoldFolder) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ...storage.errors import UsageError, did_you_mean
 from ...storage.options import Options, as_texts
 from ...storage.programs.own_code import ROOT, name_in
 from ...training.config import SEVERAL_FUNCTIONS
+from ...training.search import as_search
 from ..callbacks.callback import map_target
 from ..requests import AdoptRequest, ConvertImagesRequest, ConvertTablesRequest, PredictRequest, TrainRequest
 
@@ -100,6 +101,8 @@ def _resolve_paths(values: dict[str, Any], base: Path) -> None:
             values[name] = [_from(base, one) for one in given] if isinstance(given, list) else _from(base, given)
     if labels := as_texts(values.get("y")):  # of an adopted place, or files
         values["y"] = [_from_file(base, one) for one in labels]
+    if isinstance(values.get("search"), str):  # the file is not there any more where a submitted job runs
+        values["search"] = as_search(_from(base, values["search"]))
     for option in ("model", "tokenizer"):
         if isinstance(values.get(option), str):
             values[option] = _code(base, values[option])

@@ -7,7 +7,7 @@ from typing import Any
 from ...storage.errors import disk_in_words
 from ...storage.machine import no_garbage_collection
 from ...training.ray.helper import Helper
-from ...training.run import RunFolder, best_folder
+from ...training.run import SEARCH_PAGE, RunFolder, best_folder
 from ...training.stopping import stoppable
 from ..requests import Session, TrainRequest
 from ..runs.workers import helper_count
@@ -19,6 +19,8 @@ def run_training(request: TrainRequest, session: Session) -> dict[str, Any]:
     asked = check_request(request)
     session.listener.announce("training", f"{asked.config.model} on {request.dataset}, in {request.run}")
     result = complete_result(asked) or _train(asked, session)
+    if asked.search:
+        session.listener.announce("search report", str(asked.root.root / SEARCH_PAGE))
     session.listener.announce("report", str(RunFolder(best_folder(asked.root.root)).page))
     return result
 

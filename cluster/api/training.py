@@ -1,15 +1,18 @@
 """Training the runs of a request that fits its data: each candidate is one, and all are trained and merged."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from ...storage.dataset import Dataset
+from ...storage.errors import ModelError, UsageError
 from ...storage.fold_plan import open_plan
+from ...storage.places.json_files import write_json
 from ...storage.tasks import RUN
 from ...training.config import TrainConfig
 from ...training.fitted.inputs import describe_inputs
@@ -20,22 +23,27 @@ from ...training.model.objective import make_inputs
 from ...training.model.optimizer import check_optimizer
 from ...training.model.trial import check_gradients, model_rows, stored_rows
 from ...training.ray.helper import Helper
-from ...training.run import RunFold, RunFolder, RunJob, is_done, name_folds
+from ...training.run import GRID, RunFold, RunFolder, RunJob, is_done, name_folds
 from ...training.settings import check_config, describe_batches, describe_recipe, rows_are_weighted
 from ...training.stream.filters import training_rows
 from ...training.zoo.factory import build_model, check_model, takes_schema
 from ..callbacks.callback import Callbacks
 from ..dask.executor import job_executor
-from ..requests import Session
+from ..requests import Session, TrainRequest
 from ..runs.fold_mode import FoldMode, choose_fold_mode
+from ..runs.grid import candidate_folder, compare_grid
 from ..runs.here import ONE_PROCESS, train_units_here
 from ..runs.initial import find_initial
 from ..runs.run import Trainers, prepare_run, train_folds
 from ..runs.workers import USUAL_WORKERS
+from ..search.loop import Candidates, run_search
+from ..search.plan import Rung
+from ..search.record import SearchRecord, all_failed, claim, finishers, write_search
+from ..search.report import write_search_report
 from .conversion import absolute
 from .split import warn_of_plan
 from .summary import merge_run
-from .training_request import RequestedTraining, compare_candidates
+from .training_request import RequestedTraining, compare_candidates, configure, fixed_settings, search_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,8 @@ class Training:
 
 def train_runs(training: Training, session: Session) -> dict[str, Any]:
     """Plan, train and merge the runs of all candidates, as far as they are not done, and compare them."""
+    if training.asked.search:
+        return search_settings(training, training.asked.search, session)
     asked, runs, listener = training.asked, training.asked.runs, session.listener
     named = plan_runs(training, session)
     left = [title for title, one in named.items() if not is_done(one.run.fold(one.fold))]
@@ -69,14 +79,105 @@ def train_runs(training: Training, session: Session) -> dict[str, Any]:
     return result
 
 
+class CandidateTrainer:
+    """Trains the candidates of a search. Workers on Ray stay connected between two passes. The folds of all candidates
+    are those of `first`, if it has them already."""
+
+    def __init__(self, training: Training, first: RunFolder | None, session: Session, stack: ExitStack) -> None:
+        self.training, self.first, self.session, self.stack = training, first, session, stack
+        self.trainers: Trainers | None = None
+
+    def training_of(self, candidates: Candidates) -> Training:
+        """The training of candidates with these settings, beside those that all have."""
+        asked = self.training.asked
+        every = {name: {**fixed_settings(asked.request), **settings} for name, settings in candidates.items()}
+        return replace(self.training, asked=replace(asked, candidates=every, configs=configure(every, asked.config)))
+
+    def failures(self, candidates: Candidates) -> dict[str, str]:
+        """See `Trainer`: of candidates whose model cannot be built or trained."""
+        found = dict[str, str]()
+        for name, settings in candidates.items():
+            try:
+                check_models(self.training_of({name: settings}).asked.configs, self.training.asked.dataset)
+            except (UsageError, ModelError) as error:
+                found[name] = str(error)
+        return found
+
+    def train(self, candidates: Candidates, rung: Rung, stage: str) -> None:
+        """See `Trainer`."""
+        training, listener = self.training_of(candidates), self.session.listener
+        named = plan_runs(training, self.session, self.first)
+        one = next(iter(named.values()))
+        self.first = self.first or one.run
+        folds = members_of(rung, named, len(open_plan(one.run.folds).models))
+        listener.announce("search", stage)
+        if self.trainers is None:
+            announce(training, folds, self.session)
+            self.trainers = self.stack.enter_context(open_trainers(training, folds, self.session))
+        execution, root = execution_of(training, self.trainers), training.asked.root
+        train_folds(root, folds, execution, self.trainers, listener.progress, rung.epochs, stage)
+
+
+def members_of(rung: Rung, named: Mapping[str, RunFold], models: int) -> dict[str, RunFold]:
+    """The folds that train to a rung: at the end of the training, also the refit."""
+    is_last = rung.folds is None and rung.epochs == next(iter(named.values())).job.config.epochs
+    return {title: one for title, one in named.items() if is_last or one.fold < rung.folds_of(models)}
+
+
+def search_settings(training: Training, record: SearchRecord, session: Session) -> dict[str, Any]:
+    """Draw, train and stop candidates until none is left, then merge and compare those that have trained to the end.
+
+    Raises RunError if all candidates have failed.
+    """
+    asked, root = training.asked, training.asked.root.root
+    record = replace(claim(root, record), facts={})  # another command may have gone on with it meanwhile
+    (root / GRID).remove()
+    write_search(root, record)
+    with ExitStack() as stack:
+        callbacks = stack.enter_context(Callbacks(asked.factories, root))
+        begun = [name for name in record.names().values() if candidate_folder(root, name).job.exists()]
+        trainer = CandidateTrainer(training, candidate_folder(root, begun[0]) if begun else None, session, stack)
+        if begun:  # only to check that it is the same training
+            plan_runs(trainer.training_of({begun[0]: record.settings_of(begun[0])}), session, trainer.first)
+        callbacks.notify("run_begun", str(root), [], describe(asked))
+        record = run_search(root, record, search_of(asked.request), asked.config.seed, trainer)
+        best = {name: record.settings_of(name) for name in finishers(root, record)}
+        if not best:
+            raise all_failed(root, record)
+        of_best = trainer.training_of(best).asked
+        for folder in of_best.runs.values():
+            if not folder.summary.exists():
+                merge(of_best, folder, session)
+        summaries = of_best.load_summaries()
+        result = compare_grid(root, of_best.candidates, summaries, record.metrics)
+        write_search_report(root, record, asked.dataset, summaries, result["best"])
+        write_json(root / GRID, result)
+        callbacks.finish(summaries[result["best"]])
+    return result
+
+
 def check_training(asked: RequestedTraining, helpers: Sequence[Helper]) -> Training:
     """Check the models and the memory that a request needs. Raises UsageError."""
     dataset, models = asked.dataset, math.ceil(asked.models / (1 + len(helpers)))
-    parameters = check_models(asked.configs, dataset)
+    parameters = (check_corners if asked.search else check_models)(asked.configs, dataset)
     execution = asked.request.model_copy(update={"workers": asked.workers})
     common = next(iter(asked.configs.values()))
     mode = choose_fold_mode(dataset, models, common, execution, parameters, 1 + len(helpers))
     return Training(asked, mode, helpers, check_initial(asked))
+
+
+def check_corners(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
+    """Like `check_models`, for the ends of a search's space: settings that do not go together, such as momentum and an
+    optimizer without it, are no error as long as some do."""
+    parameters, errors = list[int](), list[UsageError | ModelError]()
+    for name, config in configs.items():
+        try:
+            parameters.append(check_models({name: config}, dataset))
+        except (UsageError, ModelError) as error:
+            errors.append(error)
+    if not parameters:
+        raise errors[0]
+    return max(parameters)
 
 
 def check_initial(asked: RequestedTraining) -> dict[str, str]:
@@ -119,22 +220,32 @@ def check_models(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
     return parameters
 
 
-def plan_runs(training: Training, session: Session) -> dict[str, RunFold]:
-    """Assign the folds of all runs, and warn of what is odd about them. Returns the folds by their names."""
+def plan_runs(training: Training, session: Session, like: RunFolder | None = None) -> dict[str, RunFold]:
+    """Assign the folds of all runs, and warn of what is odd about them, unless they are those of another run, `like`.
+    Returns the folds by their names."""
     dataset, runs = training.asked.dataset, training.asked.runs
     with job_executor(session.listener, session.client) as executor:
-        jobs, first = dict[str, RunJob](), next(iter(runs.values()))
+        jobs, first = dict[str, RunJob](), like or next(iter(runs.values()))
         for name, config in training.asked.configs.items():
-            like = first if jobs else None
-            jobs[name] = prepare_run(runs[name], dataset, config, executor, session.listener.progress, like)
+            of = first if like or jobs else None
+            jobs[name] = prepare_run(runs[name], dataset, config, executor, session.listener.progress, of)
         executor.publish(RUN, _run_page(training.asked))
-    warn_of_plan(dataset, open_plan(first.folds), session.listener)  # the folds of all candidates are the same
+    if like is None:  # the folds of all candidates are the same
+        warn_of_plan(dataset, open_plan(first.folds), session.listener)
     titles = {name: str(folder.root).rpartition("/")[2] if name else "" for name, folder in runs.items()}
     return {title: one for name in runs for title, one in name_folds(jobs[name], runs[name], titles[name]).items()}
 
 
 def train_left(training: Training, folds: Mapping[str, RunFold], session: Session) -> None:
     """Train the folds that are not complete: in this process, or by workers on the Ray cluster of the job."""
+    announce(training, folds, session)
+    with open_trainers(training, folds, session) as trainers:
+        execution = execution_of(training, trainers)
+        train_folds(training.asked.root, folds, execution, trainers, session.listener.progress)
+
+
+def announce(training: Training, folds: Mapping[str, RunFold], session: Session) -> None:
+    """Tell what is trained, and how."""
     asked = training.asked
     dataset, config = asked.dataset, next(iter(asked.configs.values()))
     codes = takes_schema(config.model)
@@ -151,28 +262,33 @@ def train_left(training: Training, folds: Mapping[str, RunFold], session: Sessio
         notes["code"] = asked.code.describe()
     for heading, sentence in notes.items():
         session.listener.announce(heading, sentence)
-    if not asked.workers:
-        count = 1 + len(training.helpers)
-        where = "in this process" if count == 1 else f"in {count} processes on this machine"
-        how = f"{where}; --workers {USUAL_WORKERS} starts workers on Ray instead"
-        session.listener.announce("models", f"{asked.models} {how}")
-        train = partial(train_units_here, helpers=training.helpers)
-        train_units(training, folds, session, Trainers(training.mode, ONE_PROCESS, train, count, count))
-        return
-    from .on_ray import trainers_on_ray  # Ray takes a second to load
-
-    request = asked.request.model_copy(update={"workers": asked.workers})
-    with trainers_on_ray(request, training.mode, folds, session) as trainers:
-        train_units(training, folds, session, trainers)
 
 
-def train_units(training: Training, folds: Mapping[str, RunFold], session: Session, trainers: Trainers) -> None:
-    """Train the folds that are not complete, in units that follow from the fold mode."""
-    asked, mode, listener = training.asked, trainers.mode, session.listener
-    listener.announce("fold mode", f"{mode.name}: {mode.reason}")
-    # Callbacks stay in this process: workers get the rest of the request as it is.
-    settled = {"fold_mode": mode.name, "workers": asked.workers, "callbacks": ()}
-    train_folds(asked.root, folds, asked.request.model_copy(update=settled), trainers, listener.progress)
+@contextmanager
+def open_trainers(training: Training, folds: Mapping[str, RunFold], session: Session) -> Iterator[Trainers]:
+    """What trains the folds, in units that follow from the fold mode, which it announces."""
+    asked, listener = training.asked, session.listener
+    with ExitStack() as stack:
+        if not asked.workers:
+            count = 1 + len(training.helpers)
+            where = "in this process" if count == 1 else f"in {count} processes on this machine"
+            how = f"{where}; --workers {USUAL_WORKERS} starts workers on Ray instead"
+            listener.announce("models", f"{asked.models} {how}")
+            train = partial(train_units_here, helpers=training.helpers)
+            trainers = Trainers(training.mode, ONE_PROCESS, train, count, count)
+        else:
+            from .on_ray import trainers_on_ray  # Ray takes a second to load
+
+            request = asked.request.model_copy(update={"workers": asked.workers})
+            trainers = stack.enter_context(trainers_on_ray(request, training.mode, folds, session))
+        listener.announce("fold mode", f"{trainers.mode.name}: {trainers.mode.reason}")
+        yield trainers
+
+
+def execution_of(training: Training, trainers: Trainers) -> TrainRequest:
+    """The request as workers get it. Callbacks stay in this process."""
+    settled = {"fold_mode": trainers.mode.name, "workers": training.asked.workers, "callbacks": ()}
+    return training.asked.request.model_copy(update=settled)
 
 
 def merge(asked: RequestedTraining, run: RunFolder, session: Session) -> None:
@@ -192,6 +308,5 @@ def describe(asked: RequestedTraining) -> dict[str, Any]:
     value = next(iter(asked.configs.values())).model_dump()
     if len(asked.configs) == 1:
         return value
-    return {name: item for name, item in value.items() if name not in ("recipe", "model_settings")} | {
-        "candidates": asked.candidates
-    }
+    common = {name: item for name, item in value.items() if name not in ("recipe", "model_settings")}
+    return common | ({"search": asked.request.search} if asked.search else {"candidates": asked.candidates})

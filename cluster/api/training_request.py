@@ -6,15 +6,17 @@ from functools import partial
 from typing import Any, cast
 
 from ...storage.dataset import Dataset, open_dataset
-from ...storage.errors import UsageError
+from ...storage.errors import ConflictError, UsageError
 from ...storage.format import Schema
-from ...storage.places.json_files import read_json
+from ...storage.places.json_files import read_json, write_json
 from ...storage.places.locate import locate
+from ...storage.places.place import Place
 from ...storage.programs.loading import prepare_code
 from ...storage.programs.own_code import Code, is_gone, name_in
 from ...training.config import TrainConfig, TrainingOptions, renamed_functions
 from ...training.fitted.inputs import usual_fill
-from ...training.run import RunFolder, RunJob
+from ...training.run import GRID, RunFolder, RunJob
+from ...training.search import SearchOptions
 from ...training.settings import check_task, ranking_metrics, resolve_settings
 from ...training.splits.split import Split
 from ...training.stream.order import check_batch_size, lane_count
@@ -22,10 +24,16 @@ from ...training.zoo.auto import AUTO, CHOSEN, choose_model, usual_length
 from ...training.zoo.factory import BUILT_IN
 from ..callbacks.callback import Callback, CallbackFactory, find_callback
 from ..requests import TrainRequest
-from ..runs.grid import candidate_folder, expand_grid, write_grid
+from ..runs.grid import candidate_folder, compare_grid, expand_grid
 from ..runs.run import continue_config, is_complete, load_lanes, load_summary
 from ..runs.workers import choose_workers, shares_of
+from ..search.draw import check_optuna
+from ..search.plan import Rules, choose_rungs, given_rungs, most_models
+from ..search.record import SearchRecord, claim, finishers, new_record, read_search
 from .split import split_of
+
+CHECKED_BY_RUNS = "model", "asset", "augment", "metric", "init"
+"""Options whose files a run keeps, which tells whether they are the same."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,9 @@ class RequestedTraining:
     factories: list[CallbackFactory]
     workers: int
     code: Code
+    search: SearchRecord | None = None
+    """The record with which a search goes on. The candidates are then the ends of its space, in no folder: they are
+    only checked."""
 
     @property
     def runs(self) -> dict[str, RunFolder]:
@@ -50,8 +61,9 @@ class RequestedTraining:
 
     @property
     def models(self) -> int:
-        """The number of models of all candidates."""
-        return len(self.candidates) * (self.split.folds * self.split.repeats + self.request.refit)
+        """The number of models of all candidates, or of those of a search that train at once."""
+        of_run = self.split.folds * self.split.repeats + self.request.refit
+        return most_models(self.search.rules, of_run) if self.search else len(self.candidates) * of_run
 
     @property
     def config(self) -> TrainConfig:
@@ -73,7 +85,7 @@ def check_request(request: TrainRequest) -> RequestedTraining:
     dataset, root = open_dataset(str(request.dataset)), RunFolder(locate(str(request.run)))
     check_task(dataset.schema)
     split, factories, candidates = split_of(request, dataset), callback_factories(request), candidates_of(request)
-    folders = [candidate_folder(root.root, name) for name in candidates]
+    folders = [candidate_folder(root.root, name) for name in names_of(request, root.root, candidates)]
     request = settle(with_kept_code(request, folders), dataset.schema, len(dataset), recorded_config(folders))
     candidates = candidates_of(request)
     code = prepare_code(code_of(request), request.assets)
@@ -87,7 +99,32 @@ def check_request(request: TrainRequest) -> RequestedTraining:
     configs = {name: continue_config(candidate_folder(root.root, name), one) for name, one in configs.items()}
     check_batch_size(batch, max(shares, workers))
     asked = RequestedTraining(request, dataset, split, root, candidates, configs, factories, workers, code)
+    if request.search:
+        asked = replace(asked, search=claim(root.root, wanted_search(asked)))
     return replace(asked, request=_stacked(request), workers=min(workers, 1)) if asked.stacked else asked
+
+
+def names_of(request: TrainRequest, root: Place, candidates: Iterable[str]) -> Iterable[str]:
+    """The names of the candidates that may have a folder. Raises ConflictError for a grid in the folder of a search."""
+    record = read_search(root)
+    if record is None or request.search:
+        return record.names().values() if record else candidates
+    raise ConflictError(f"{root} is a search; go on with it by its --search, or choose another folder")
+
+
+def wanted_search(asked: RequestedTraining) -> SearchRecord:
+    """The record of the search that a request asks for, before its first candidate."""
+    request, split, config = asked.request, asked.split, asked.config
+    options, folds = search_of(request), split.folds * split.repeats
+    if options.rungs:
+        rungs = given_rungs(options.rungs, config.epochs, folds)
+    else:
+        held_out = len(asked.dataset) * (1 - split.holdout) / split.folds
+        rungs = choose_rungs(config.epochs, options.reduction, folds, held_out, asked.stacked)
+    rules = Rules(rungs, options.total, options.width, options.reduction)
+    fixed = {"identity": asked.dataset.identity, "settings": fixed_settings(request)}
+    fixed |= config.model_dump(mode="json", exclude={"recipe", "model_settings", "restarts", *CHECKED_BY_RUNS})
+    return new_record(options, rules, ranking_metrics(asked.dataset.schema, [*asked.configs.values()]), fixed)
 
 
 def recorded_config(runs: Iterable[RunFolder]) -> TrainConfig | None:
@@ -147,8 +184,32 @@ def _stacked(request: TrainRequest) -> TrainRequest:
 
 
 def candidates_of(request: TrainRequest) -> dict[str, dict[str, Any]]:
-    """The settings of a request's candidates by their names."""
-    return expand_grid(request.settings or {})
+    """The settings of a request's candidates by their names; for a search, those at the ends of its space."""
+    if not request.search:
+        return expand_grid(request.settings or {})
+    check_optuna()
+    fixed, dimensions = fixed_settings(request), search_of(request).dimensions
+    corners = range(max(len(one.ends) for one in dimensions))
+    return {
+        f"end {corner}": fixed | {one.name: one.ends[min(corner, len(one.ends) - 1)] for one in dimensions}
+        for corner in corners
+    }
+
+
+def search_of(request: TrainRequest) -> SearchOptions:
+    """The search that a request asks for."""
+    return SearchOptions.model_validate(request.search)
+
+
+def fixed_settings(request: TrainRequest) -> dict[str, Any]:
+    """The settings that all candidates of a search have. Raises UsageError for several values, and for a setting that
+    is searched too."""
+    (fixed, *others), space = expand_grid(request.settings or {}).values(), search_of(request).space
+    if others:
+        raise UsageError("--set with several values makes a grid; with --search, give the values in its table space")
+    if both := sorted(fixed.keys() & space.keys()):
+        raise UsageError(f"--set {both[0]} is searched too; remove it here, or from the table space of --search")
+    return fixed
 
 
 def check_settings(request: TrainRequest) -> None:
@@ -202,9 +263,29 @@ def configure(candidates: Mapping[str, Mapping[str, Any]], common: TrainConfig) 
 def complete_result(asked: RequestedTraining) -> dict[str, Any] | None:
     """The result that is recorded if exactly this training is complete. Otherwise None: to tell what differs takes a
     closer look."""
+    if asked.search:
+        return complete_search(asked, asked.search)
     if all(is_complete(run, asked.dataset, asked.configs[name]) for name, run in asked.runs.items()):
         return compare_candidates(asked, asked.load_summaries())
     return None
+
+
+def complete_search(asked: RequestedTraining, record: SearchRecord) -> dict[str, Any] | None:
+    """The comparison of a search that is finished; None if candidates are left, or if something of them differs."""
+    root = asked.root.root
+    if not (root / GRID).exists() or len(record.trials) < record.rules.trials:
+        return None
+    for trial in finishers(root, record):
+        config = configure({trial: trial_settings(asked, record, trial)}, asked.config)[trial]
+        if not is_complete(candidate_folder(root, trial), asked.dataset, config):
+            return None
+    grid: dict[str, Any] = read_json(root / GRID)
+    return grid
+
+
+def trial_settings(asked: RequestedTraining, record: SearchRecord, name: str) -> dict[str, Any]:
+    """All settings of a candidate of a search."""
+    return fixed_settings(asked.request) | record.settings_of(name)
 
 
 def compare_candidates(asked: RequestedTraining, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -212,4 +293,6 @@ def compare_candidates(asked: RequestedTraining, summaries: dict[str, dict[str, 
     if len(summaries) == 1:
         return summaries[""]
     metrics = ranking_metrics(asked.dataset.schema, [*asked.configs.values()])
-    return write_grid(asked.root.root, asked.candidates, summaries, metrics)
+    grid = compare_grid(asked.root.root, asked.candidates, summaries, metrics)
+    write_json(asked.root.root / GRID, grid)
+    return grid

@@ -228,8 +228,13 @@ class Callbacks:
 def events_between(before: RunStatus, after: RunStatus) -> Iterator[CallbackEvent]:
     """The events between two snapshots of a run's status, fold by fold."""
     known = {fold.name: fold for fold in before.folds}
-    for fold in after.folds:
-        yield from _fold_events(known[fold.name], fold)
+    for fold in after.folds:  # those of a search's candidates begin one after the other
+        yield from _fold_events(known.get(fold.name) or _before(fold), fold)
+
+
+def _before(fold: FoldStatus) -> FoldStatus:
+    """The status of a fold before it began."""
+    return FoldStatus(fold.name, False, 0.0, fold.total_epochs, [], "", fold.unit, [])
 
 
 def _fold_events(before: FoldStatus, after: FoldStatus) -> Iterator[CallbackEvent]:

@@ -37,8 +37,16 @@ from ...training.stream.single import TrainStream
 from ..api.conversion import convert_sources
 from ..api.job_file import load_job_file, parse_job
 from ..api.split import split_of
-from ..api.training import check_models
-from ..api.training_request import callback_factories, candidates_of, code_of, common_config, configure, settle
+from ..api.training import check_corners, check_models
+from ..api.training_request import (
+    callback_factories,
+    candidates_of,
+    code_of,
+    common_config,
+    configure,
+    search_of,
+    settle,
+)
 from ..listener import Listener
 from ..requests import AdoptRequest, ConvertImagesRequest, ConvertTablesRequest, Session, TrainRequest
 from ..runs.workers import shares_of
@@ -217,8 +225,9 @@ def measure_training(
     workers = request.workers or shares_of(0)
     common = common_config(request, dataset, split, lane_count(workers), workers)
     configs = configure(candidates, common)
-    parameters = check_models(configs, dataset)
-    passes = epoch_passes(split, common.refit, len(candidates))
+    parameters = (check_corners if request.search else check_models)(configs, dataset)
+    count = search_of(request).total if request.search else len(candidates)  # as if none of a search was stopped
+    passes = epoch_passes(split, common.refit, count)
     fused = request.fold_mode != "runs"
     at_once, reads = (passes.models, 1) if fused else (1, passes.models)
     on_node = min(trainers, workers if fused else workers * passes.models)

@@ -18,6 +18,7 @@ from ...training.run import GRID, load_job
 from ..api.predict import check_table
 from ..listener import Listener
 from ..runs.run import read_run
+from ..search.record import search_status
 from ..wording import python_words
 from .predictions import predict_frame, with_numbers
 
@@ -99,6 +100,19 @@ class Run:
         scores = in_usual_order(every[0]["out_of_fold"])
         rows = [one["settings"] | {name: one["out_of_fold"].get(name) for name in scores} for one in every]
         return pd.DataFrame(rows, index)
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """The candidates of a search, in the order in which they were drawn: their settings, the last rung that each
+        has reached and the mean score of its folds there, its state, why it was stopped. Empty for a run that is no
+        search."""
+        import pandas as pd
+
+        every = search_status(self.place)
+        index = pd.Index([one["name"] for one in every], name="candidate")
+        return pd.DataFrame(
+            [one["settings"] | {name: one[name] for name in ("rung", "score", "state", "why")} for one in every], index
+        )
 
     @property
     def best(self) -> Run:
@@ -222,7 +236,8 @@ class Run:
         folds = len(self._own["folds"])
         what = f"{job.config.model.rpartition('/')[2]} on {job.dataset}, {folds} folds, {job.config.epochs} epochs"
         if "candidates" in self.summary:
-            return f"the best of {len(self.summary['candidates'])} candidates, {self.summary['best']}, is {what}"
+            count = len(search_status(self.place)) or len(self.summary["candidates"])
+            return f"the best of {count} candidates, {self.summary['best']}, is {what}"
         return what
 
     def _scores(self) -> str:

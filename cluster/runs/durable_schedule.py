@@ -12,20 +12,25 @@ log = logging.getLogger(__name__)
 
 
 class DurableSchedule:
-    """The schedule of a run's units. Every event is written to the journal before it is acted on."""
+    """The schedule of a run's units, or of those of a search's `stage`. Every event is written to the journal before it
+    is acted on."""
 
-    def __init__(self, units: Mapping[str, TrainingUnit], max_retries: int, journal: Place) -> None:
-        self.state, self.journal = Schedule(units, max_retries), Journal(journal)
+    def __init__(self, units: Mapping[str, TrainingUnit], max_retries: int, journal: Place, stage: str = "") -> None:
+        self.state, self.journal, self.stage = Schedule(units, max_retries), Journal(journal), stage
 
     def resume(self) -> None:
         """Replay the journal. If its schedule had finished, start a new one for the remaining folds."""
-        events = list(self.journal.read())
+        events = list(self.journal.read(self.stage))
         for event in events:
             self.state.handle(event)
-        if self.state.finished:
-            self.journal.path.remove()
+        finished = self.state.finished
+        if finished:
             self.state.reset()
-        elif events:
+            if not self.stage:  # the record of earlier stages stays
+                self.journal.path.remove()
+        if self.stage and (finished or not events):
+            self.journal.begin(self.stage)
+        elif events and not finished:
             self.handle(Restarted())
 
     def handle(self, event: Event) -> list[Action]:

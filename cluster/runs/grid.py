@@ -7,9 +7,8 @@ from itertools import product
 from typing import Any
 
 from ...storage.errors import UsageError
-from ...storage.places.json_files import write_json
 from ...storage.places.place import Place
-from ...training.run import GRID, RunFolder
+from ...training.run import RunFolder
 
 MOST_CANDIDATES = 1000
 CANDIDATES = "candidates"
@@ -42,10 +41,10 @@ def candidate_folder(root: Place, name: str) -> RunFolder:
     return RunFolder(root / CANDIDATES / re.sub(r"[^\w.=,+-]", "_", name) if name else root)
 
 
-def write_grid(
+def compare_grid(
     root: Place, candidates: Mapping[str, dict[str, Any]], summaries: Mapping[str, Any], metrics: Mapping[str, bool]
 ) -> dict[str, Any]:
-    """Compare the candidates, write the comparison to the run's folder and return it.
+    """Compare the candidates of the run in a folder, which keeps the result as `GRID`.
 
     The best candidate has the best out-of-fold value of the first of the `metrics`, of which it is known whether higher
     values are better; the others decide between equals.
@@ -57,7 +56,7 @@ def write_grid(
         return [sign * scores[metric] if metric in scores else math.inf for metric, sign in signs.items()]
 
     best = min(candidates, key=rank)
-    grid = {
+    return {
         "best": best,
         "metric": next(iter(metrics)),
         "folder": str(candidate_folder(root, best).root).removeprefix(f"{root}/"),
@@ -67,5 +66,3 @@ def write_grid(
             for name, settings in candidates.items()
         ],
     }
-    write_json(root / GRID, grid)
-    return grid

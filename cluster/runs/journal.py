@@ -1,5 +1,6 @@
 """The journal of a run's schedule: every event is durable before it is acted on. For observers, each line also has a
-timestamp, and the journal records when attempts started, workers were replaced and commands stopped."""
+timestamp, and the journal records when attempts started, workers were replaced and commands stopped. A search trains in
+several stages, each with its own schedule."""
 
 import json
 import time
@@ -30,9 +31,19 @@ class Journal:
                 if line.endswith(b"\n"):
                     yield json.loads(line)
 
-    def read(self) -> Iterator[Event]:
-        """All events, in order."""
-        return (from_json(line) for line in self.lines() if "event" in line)
+    def read(self, stage: str = "") -> Iterator[Event]:
+        """All events, in order, since a stage has begun; none if it has not, or if a later one has."""
+        current, lines = "", list[dict[str, Any]]()
+        for line in self.lines():
+            if "stage" in line:
+                current, lines = line["stage"], []
+            elif "event" in line:
+                lines.append(line)
+        return map(from_json, lines if current == stage else ())
+
+    def begin(self, stage: str) -> None:
+        """Record that a stage begins, with a schedule of its own."""
+        self._write({"stage": stage})
 
     def append(self, event: Event) -> None:
         """Append an event. Returns when it is durable."""

@@ -27,7 +27,7 @@ from ...training.config import Execution, TrainConfig
 from ...training.fitted.statistics import fit_plan, is_fitted
 from ...training.fitted.strategies import is_image_alone, parse_fill
 from ...training.ray.group import GroupRequest
-from ...training.run import RunFold, RunFolder, RunJob, best_folder, is_done, load_job, waits_for_folds
+from ...training.run import RunFold, RunFolder, RunJob, best_folder, has_reached, load_job, waits_for_folds
 from ...training.splits.plan import make_plan
 from .durable_schedule import DurableSchedule
 from .initial import Initial, find_initial
@@ -214,10 +214,12 @@ def train_folds(
     execution: Execution,
     trainers: Trainers,
     progress: Progress,
+    until: int = 0,
+    stage: str = "",
 ) -> None:
     """Train folds of the run at `root`, or of its candidates. `folds` maps names to folds; completed folds are
-    skipped."""
-    left = [name for name, one in folds.items() if not is_done(one.run.fold(one.fold))]
+    skipped. Those of a search's candidates pause after `until` epochs, in the `stage` of its journal."""
+    left = [name for name, one in folds.items() if not has_reached(one.run.fold(one.fold), until)]
     later = [name for name in left if waits_for_folds(folds[name])]
     first = [name for name in left if name not in later]
     passes = trainers.passes if trainers.mode.name == "fused" else len(left)
@@ -227,10 +229,10 @@ def train_folds(
 
     def request(name: str) -> GroupRequest:
         members = tuple((str(folds[fold].run.root), folds[fold].fold) for fold in units[name].folds)
-        return GroupRequest(name, members, trainers.required.gpus > 0, execution, *beside[name])
+        return GroupRequest(name, members, trainers.required.gpus > 0, execution, *beside[name], until)
 
-    with watch_folds(folds, progress):
-        trainers.train(DurableSchedule(units, execution.max_retries, root.journal), request)
+    with watch_folds(folds, progress, until):
+        trainers.train(DurableSchedule(units, execution.max_retries, root.journal, stage), request)
 
 
 def make_units(
@@ -264,8 +266,9 @@ def load_summary(run: RunFolder) -> dict[str, Any]:
 
 
 @contextmanager
-def watch_folds(folds: Mapping[str, RunFold], progress: Progress) -> Iterator[None]:
-    """Report the progress of the folds, read from their folders, during training."""
+def watch_folds(folds: Mapping[str, RunFold], progress: Progress, until: int = 0) -> Iterator[None]:
+    """Report the progress of the folds, read from their folders, during training, which pauses after `until` epochs
+    unless it is 0."""
     ended = threading.Event()
     records = {name: FoldRecord(one.run.fold(one.fold)) for name, one in folds.items()}
 
@@ -273,7 +276,8 @@ def watch_folds(folds: Mapping[str, RunFold], progress: Progress) -> Iterator[No
         for name, record in records.items():
             record.refresh()
             if record.updated:
-                report_fold(name, record, folds[name].job.config.epochs, progress)
+                over = record.done or 0 < until <= record.epochs
+                report_fold(name, record, until or folds[name].job.config.epochs, over, progress)
 
     def watch() -> None:
         while not ended.wait(POLL_SECONDS):
@@ -289,9 +293,9 @@ def watch_folds(folds: Mapping[str, RunFold], progress: Progress) -> Iterator[No
         report()
 
 
-def report_fold(name: str, record: FoldRecord, epochs: int, progress: Progress) -> None:
-    """Report the progress of a fold that has started, in hundredths of an epoch."""
-    done = 100 * epochs if record.done else min(round(100 * record.epochs), 100 * epochs - 1)
+def report_fold(name: str, record: FoldRecord, epochs: int, over: bool, progress: Progress) -> None:
+    """Report the progress of a fold that has started, in hundredths of an epoch, and whether it is `over`."""
+    done = 100 * epochs if over else min(round(100 * record.epochs), 100 * epochs - 1)
     remark = ""
     if record.history:
         last = record.history[-1]

@@ -11,7 +11,7 @@ from ...storage.errors import DamagedError
 from ...storage.machine import size_text
 from ...storage.places.json_files import read_json
 from ...storage.places.place import Place
-from ...training.run import FoldFolder, RunFolder, RunJob, best_folder, is_done, load_job, name_folds
+from ...training.run import GRID, SEARCH, FoldFolder, RunFolder, RunJob, best_folder, is_done, load_job, name_folds
 from ...training.settings import describe_recipe
 from .grid import CANDIDATES
 from .journal import Journal
@@ -136,9 +136,10 @@ class RunRecord:
 
     def poll(self) -> RunStatus:
         """The current status of the run. Raises ForeignError if the folder contains no run."""
-        names = (self.root / CANDIDATES).subfolders()
+        names, is_search = (self.root / CANDIDATES).subfolders(), (self.root / SEARCH).exists()
         for name, run in {name: self.root / CANDIDATES / name for name in names}.items() or {"": self.root}.items():
-            self._refresh(name, RunFolder(run))
+            if not is_search or RunFolder(run).job.exists():  # its candidates begin one after the other
+                self._refresh(name, RunFolder(run))
         # Early versions wrote journals without times.
         lines = with_titles([line for line in Journal(RunFolder(self.root).journal).lines() if "time" in line])
         folds = [
@@ -146,13 +147,13 @@ class RunRecord:
             for candidate, records in self.runs.items()
             for name, record in records.items()
         ]
-        complete = self.complete == self.runs.keys()
+        complete = (self.root / GRID).exists() if is_search else self.complete == self.runs.keys()
         return RunStatus(
             complete,
             folds,
             [(line["time"], text) for line in lines if (text := describe(line))],
             [text for line in lines if (text := describe_failure(line))],
-            describe_jobs(list(self.jobs.values())),
+            describe_jobs(list(self.jobs.values())) if self.jobs else {},
             read_json(RunFolder(best_folder(self.root)).summary)["out_of_fold"] if complete else {},
         )
 
@@ -284,6 +285,8 @@ def failure_reason(line: Mapping[str, Any]) -> str:
 def describe(line: Mapping[str, Any]) -> str:
     """The event that a line of the journal records, as text; empty for the periodic observations."""
     match line:
+        case {"stage": stage}:
+            return str(stage)
         case {"start": unit, "attempt": attempt}:
             return f"{unit}, attempt {attempt}: started"
         case {"event": "Ended", "unit": unit, "attempt": attempt, "error": None}:

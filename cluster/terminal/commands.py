@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from ...storage.errors import UsageError
@@ -150,6 +151,7 @@ def status(
         foldstream status raysubmit_8rTq1Zb4
     """
     from ..runs.status import last_log, run_status
+    from ..search.record import search_status
     from ..submit import submission
 
     if submission.is_job_id(run):
@@ -162,11 +164,17 @@ def status(
         loss = f"{fold.scores['loss']:.4f}" if "loss" in fold.scores else ""
         table.add_row(fold.name, f"{fold.epochs:.1f} of {fold.total_epochs}", fold.state, loss)
     console.print(table)
+    if trials := search_status(locate(run)):
+        console.print(trials_table(trials))
     for failure in state.failures:
         console.print(f"failed: {failure}", highlight=False, markup=False, soft_wrap=True)
     log = last_log(locate(run))
     console.out(log, end="", highlight=False)
-    print_result({**asdict(state), "log": log}, lambda: console.print("complete" if state.complete else "incomplete"))
+    searched = {"search": trials} if trials else {}
+    print_result(
+        {**asdict(state), **searched, "log": log},
+        lambda: console.print("complete" if state.complete else "incomplete"),
+    )
 
 
 @commands.command()
@@ -337,6 +345,17 @@ def doctor(
     from ..doctor.gpus import examine_gpus
 
     show_findings([*examine(), *examine_gpus()])
+
+
+def trials_table(trials: list[dict[str, Any]]) -> Table:
+    """A table of what has become of the candidates of a search."""
+    table = Table("candidate", *trials[0]["settings"], "rung", "score", "state")
+    for trial in trials:
+        score = "" if trial["score"] is None else f"{trial['score']:.4f}"
+        values = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in trial["settings"].values()]
+        state = f"{trial['state']}: {trial['why']}" if trial["why"] else trial["state"]
+        table.add_row(trial["name"], *values, str(trial["rung"] or ""), score, escape(state))
+    return table
 
 
 def show_findings(findings: list[Finding]) -> None:

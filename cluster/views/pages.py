@@ -23,6 +23,11 @@ def number(value: float | None) -> str:
     return f"{value:.4f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.4g}"
 
 
+def setting(value: object) -> str:
+    """Format the value of a setting, a number with four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def share(value: float) -> str:
     """Format a fraction as a percentage."""
     return f"{100 * value:.1f}%"
@@ -69,6 +74,7 @@ _pages = Environment(
     lstrip_blocks=True,
 )
 _pages.filters |= {
+    "setting": setting,
     "number": number,
     "duration": duration,
     "clock": clock,

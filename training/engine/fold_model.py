@@ -84,20 +84,25 @@ class FoldModel:
             loss = None if mean is None else self.learner.objective.in_units(mean)
             self.reports.write_step(state.epoch + (step + 1) / state.steps, loss)
 
+    def divergence(self, metrics: dict[str, Any]) -> str:
+        """Which loss of an epoch is not finite, from which the training cannot recover; empty if all are."""
+        wrong = [
+            f"the {words} loss is {metrics[name]}" for name, words in LOSSES.items() if not _is_finite(metrics, name)
+        ]
+        return wrong[0] if wrong else ""
+
     def end_epoch(self, metrics: dict[str, Any]) -> None:
         """Add the metrics of an epoch, and with early stopping keep the weights of the best one.
 
         Raises RunError where a loss is not finite, because the training cannot recover from that, and where the
         monitored metric is not defined.
         """
-        for name, words in LOSSES.items():
-            if not math.isfinite(metrics.get(name, 0.0)):
-                raise RunError(
-                    f"{self.run_fold.run.root}, fold {self.run_fold.fold}, epoch {self.state.epoch + 1}: the {words} "
-                    f"loss is {metrics[name]}, so training has diverged; start a new run with a lower learning rate "
-                    f"(--set lr=…, currently {self.network.recipe.lr:g}) or with gradient clipping "
-                    "(--set clip_grad_norm=1)"
-                )
+        if reason := self.divergence(metrics):
+            raise RunError(
+                f"{self.run_fold.run.root}, fold {self.run_fold.fold}, epoch {self.state.epoch + 1}: {reason}, so "
+                "training has diverged; start a new run with a lower learning rate (--set lr=…, currently "
+                f"{self.network.recipe.lr:g}) or with gradient clipping (--set clip_grad_norm=1)"
+            )
         if "loss" in metrics and self.state.monitored not in metrics:
             raise RunError(
                 f"{self.run_fold.run.root}, fold {self.run_fold.fold}: --monitor {self.state.monitored} is not defined "
@@ -123,6 +128,18 @@ class FoldModel:
             self.network.use_weights(self.state.best["weights"])
         return Predictor(model, learner.prepare, learner.objective, self.network.process.device)
 
+    def write_rung(self, epochs: int) -> None:
+        """Write the result with which the fold pauses after so many epochs, once its checkpoint is written."""
+        state = self.state
+        result = {"fold": self.run_fold.fold, "metrics": state.final_metrics, "history": state.history[:epochs]}
+        self.folder.root.sync_folders()
+        write_json(self.folder.rung(epochs), result)
+
+    def write_divergence(self, reason: str) -> None:
+        """Write in which epoch the fold has diverged, and why."""
+        result = {"fold": self.run_fold.fold, "epoch": self.state.epoch + 1, "reason": reason}
+        write_json(self.folder.diverged, {**result, "rows": self.rows, "history": self.state.history})
+
     def finish(self) -> None:
         """Write the weights and the completion marker, once all ranks have written their predictions."""
         weights = save_weights(self.folder.weights, self.network.model.state_dict())
@@ -130,6 +147,10 @@ class FoldModel:
         self.reports.finish(self.state.history)
         self.folder.root.sync_folders()
         write_json(self.folder.done, {**result, "statistics": asdict(self.statistics), "weights": weights})
+
+
+def _is_finite(metrics: dict[str, Any], name: str) -> bool:
+    return math.isfinite(metrics.get(name, 0.0))
 
 
 def make_fold_model(

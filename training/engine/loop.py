@@ -49,6 +49,8 @@ class FoldTrainer:
         process: This rank.
         request: Execution options: memory, cache, checkpoints.
         heartbeat: Called frequently during training; with False before an operation that may take long.
+        until: Epochs after which the folds of a search's candidates pause; one that diverges drops out. With 0, all
+            train to the end.
     """
 
     def __init__(
@@ -57,8 +59,11 @@ class FoldTrainer:
         process: Process,
         request: Execution = DEFAULTS,
         heartbeat: Heartbeat = lambda working: None,
+        until: int = 0,
     ) -> None:
         first, self.process, self.heartbeat, self.clock = folds[0], process, heartbeat, Clock()
+        self.until, self.diverged = until, set[int]()
+        """The numbers of the folds that have dropped out are in `diverged`."""
         self.dataset, checkpoints = first.job.open_data(), request.checkpoints
         limits = {"memory": request.memory_bytes, "cache": request.cache_bytes}
         self.rank = Rank(process.rank, process.world_size, sharing=process.sharing, **limits)
@@ -87,7 +92,7 @@ class FoldTrainer:
 
     def train(self, notify: Notify = lambda fold, metrics: None) -> None:
         """Train to the end, starting from the last checkpoints if they exist, then write predictions, weights and
-        completion markers.
+        completion markers. Folds that pause before write a checkpoint and the result of their rung instead.
 
         `notify` is called with the index of a fold and its metrics after each of its epochs, on every rank. Raises
         StoppedError, with a checkpoint of every fold, soon after a rank was asked to stop.
@@ -100,14 +105,30 @@ class FoldTrainer:
             while left:
                 # After a kill some folds may be some epochs behind the others, which wait for them.
                 epoch = min(fold.state.epoch for fold in left)
-                if current := [fold for fold in left if fold.state.epoch == epoch and not fold.state.ended]:
+                training = [fold for fold in left if not fold.state.ended and not self.pauses(fold)]
+                if current := [fold for fold in training if fold.state.epoch == epoch]:
                     self.train_epoch(current, notify)
                 if ended := [fold for fold in left if fold.state.ended]:
                     self.finish(ended)
-                left = [fold for fold in left if not fold.state.ended]
+                if pausing := [fold for fold in left if self.pauses(fold)]:
+                    self.pause(pausing)
+                left = [fold for fold in left if not (fold.state.ended or self.pauses(fold))]
         finally:
             for fold in self.folds:
                 fold.reports.close()
+
+    def pauses(self, fold: FoldModel) -> bool:
+        """Whether a fold is at the epoch after which it pauses, or has diverged."""
+        at_rung = 0 < self.until <= fold.state.epoch and not fold.state.ended
+        return at_rung or fold.number in self.diverged
+
+    def pause(self, folds: Sequence[FoldModel]) -> None:
+        """Write the results of folds that pause, once all checkpoints are written."""
+        self.process.barrier()
+        if self.process.is_main:
+            for fold in folds:
+                if fold.number not in self.diverged:
+                    fold.write_rung(self.until)
 
     def train_epoch(self, folds: Sequence[FoldModel], notify: Notify) -> None:
         """Train all folds for the same epoch, then evaluate and save them."""
@@ -130,12 +151,22 @@ class FoldTrainer:
         for fold, loss, scored in zip(folds, losses, scores, strict=True):
             trained = {"train_loss": loss, "rows": fold.rows, "dropped": fold.dropped}
             of_pass = {"seconds": fold.learner.current.earlier + seconds, "read_bytes": read, "ranks": ranks}
-            fold.end_epoch({"epoch": fold.state.epoch + 1, **trained, **scored, **of_pass, **cached})
+            metrics = {"epoch": fold.state.epoch + 1, **trained, **scored, **of_pass, **cached}
+            if self.until and (reason := fold.divergence(metrics)):
+                self.drop(fold, reason)
+                continue
+            fold.end_epoch(metrics)
             if self.process.is_main:
                 fold.write_reports()
-            self.saver.save_after_epoch(fold)
+            self.saver.save_after_epoch(fold, stopped=self.pauses(fold))
             notify(fold.run_fold.fold, fold.state.history[-1])
         self.heartbeat(True)
+
+    def drop(self, fold: FoldModel, reason: str) -> None:
+        """Leave out a fold that has diverged, on every rank."""
+        self.diverged.add(fold.number)
+        if self.process.is_main:
+            fold.write_divergence(reason)
 
     def trains_together(self, folds: Sequence[FoldModel]) -> bool:
         """Whether all ranks train each fold together. With at least one fold per rank, each rank trains its own folds
@@ -214,7 +245,7 @@ class FoldTrainer:
             predict_folds(predictors, self.rows_of(untouched), parts)
         if self.process.any(STOP.is_set):
             for fold in self.folds:
-                if not fold.state.ended:
+                if not (fold.state.ended or self.pauses(fold)):
                     self.saver.save_after_epoch(fold, stopped=True)
             self.process.barrier()
             raise stopped()

@@ -35,7 +35,10 @@ def is_final(error: Exception) -> bool:
 class GroupRequest:
     """Train `folds`, each given by its run's folder and its number, in one Ray Train run called `name`, with the user's
     execution options. The group's ranks are numbered from `first` among all of the job, which may be training with
-    `others` at the same time."""
+    `others` at the same time.
+
+    The folds of a search's candidates pause after `until` epochs, and one that diverges drops out; 0 trains to the
+    end."""
 
     name: str
     folds: tuple[tuple[str, int], ...]
@@ -43,3 +46,4 @@ class GroupRequest:
     request: Execution
     first: int = 0
     others: int = 0
+    until: int = 0

@@ -9,27 +9,28 @@ from ...storage.places.locate import locate
 from ...storage.programs.user_code import add_error_notes
 from ..engine.loop import FoldTrainer, Heartbeat
 from ..engine.process import Process
-from ..run import RunFold, RunFolder, is_done, load_job
+from ..run import RunFold, RunFolder, has_reached, load_job
 from .group import GroupRequest
 
 
 def train_group(request: GroupRequest, process: Process, heartbeat: Heartbeat = lambda working: None) -> None:
-    """Train the folds of a group that are not done, on one rank of a group of processes."""
+    """Train the folds of a group that have something left to train, on one rank of a group of processes."""
     left = open_folds(request)
     if any(one.job.config.recipe.deterministic for one in left):
         process.use_deterministic_algorithms()
     process.barrier()  # before one of them writes a completion marker
     if left:
         with add_error_notes(), disk_in_words(left[0].run.root):
-            FoldTrainer(left, process, request.request, heartbeat).train()
+            FoldTrainer(left, process, request.request, heartbeat, request.until).train()
     ray.train.report({"folds": float(len(request.folds))})
 
 
 def open_folds(request: GroupRequest) -> list[RunFold]:
-    """The folds of a group that are not done."""
+    """The folds of a group that have something left to train."""
     runs = {root: RunFolder(locate(root)) for root, _ in request.folds}
     jobs = {root: load_job(run) for root, run in runs.items()}
-    return [RunFold(jobs[root], runs[root], fold) for root, fold in request.folds if not is_done(runs[root].fold(fold))]
+    every = [RunFold(jobs[root], runs[root], fold) for root, fold in request.folds]
+    return [one for one in every if not has_reached(one.run.fold(one.fold), request.until)]
 
 
 def worker_threads() -> int:
