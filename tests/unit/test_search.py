@@ -126,11 +126,12 @@ def test_a_search_that_is_killed_in_a_pass_decides_the_same(
     searched: Path, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in each of its first passes, once some of its folds have written their result."""
-    pause, kills = FoldTrainer.pause, list[int]()
+    pause, kills = FoldTrainer.pause, dict[int, int]()
 
     def pause_some(self: FoldTrainer, folds: Any) -> None:
         if len(folds) > 1 and self.until not in kills:
-            kills.append(self.until)
+            record = read_search(locate(tmp_path / "run"))
+            kills[self.until] = len(record.passes) if record else 0  # decisions are written before they are acted on
             pause(self, folds[:1])
             raise KilledError
         pause(self, folds)
@@ -141,7 +142,7 @@ def test_a_search_that_is_killed_in_a_pass_decides_the_same(
             fs.search(digits.place, tmp_path / "run", **SEARCH, **OPTIONS, max_retries=0)
         assert isinstance(failed.value.__cause__, KilledError)
     fs.search(digits.place, tmp_path / "run", **SEARCH, **OPTIONS)
-    assert kills == [1, 2]
+    assert kills == {1: 1, 2: 2}
     assert decided(tmp_path / "run") == decided(searched)
     best = read_json(locate(searched / "grid.json"))["folder"]
     assert weights(tmp_path / "run" / best) == weights(searched / best)
