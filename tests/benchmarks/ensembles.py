@@ -12,19 +12,13 @@ from time import perf_counter
 from typing import Any
 
 import foldstream as fs
-from foldstream.pipeline.ensembles.blend import Method
 from rich.console import Console
 from rich.markdown import Markdown
 
 from .record import machine, write_section
 
-LINEAR = """from torch import nn
-
-
-def linear(inputs, outputs):
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, outputs))
-"""
-METHODS: tuple[Method, ...] = ("greedy", "nnls", "mean")
+MODELS = "digits-cnn", "article-cnn", "mlp"
+METHODS = "greedy", "nnls", "mean", "stack"
 
 
 def figures_of(name: str, made: Any, seconds: float) -> dict[str, Any]:
@@ -35,13 +29,12 @@ def figures_of(name: str, made: Any, seconds: float) -> dict[str, Any]:
 
 def measure(source: Path, folder: Path, folds: int, epochs: int) -> list[dict[str, Any]]:
     """Train the three models, and make an ensemble by each method."""
-    (folder / "linear.py").write_text(LINEAR)
     fs.convert_csv(source, folder / "digits.zarr", label="label", shape=(1, 28, 28))
     found, runs = list[dict[str, Any]](), list[Path]()
-    for model in ("digits-cnn", "mlp", f"{folder / 'linear.py'}:linear"):
-        runs.append(folder / model.rpartition(":")[2])
+    for model in MODELS:
+        runs.append(folder / model)
         started = perf_counter()
-        run = fs.train(folder / "digits.zarr", runs[-1], model=model, folds=folds, epochs=epochs, workers=0)
+        run = fs.train(folder / "digits.zarr", runs[-1], model=model, folds=folds, epochs=epochs, progress=False)
         found.append(figures_of(runs[-1].name, run, perf_counter() - started))
     for method in METHODS:
         started = perf_counter()
@@ -52,7 +45,7 @@ def measure(source: Path, folder: Path, folds: int, epochs: int) -> list[dict[st
     return found
 
 
-def main(source: Path, result: Path, folds: int = 5, epochs: int = 10) -> None:
+def main(source: Path, result: Path, folds: int = 3, epochs: int = 5) -> None:
     with tempfile.TemporaryDirectory(prefix="foldstream-bench-") as scratch:
         rows = measure(source, Path(scratch), folds, epochs)
     result.parent.mkdir(parents=True, exist_ok=True)
