@@ -63,13 +63,15 @@ class FoldStatus:
 
     @property
     def state(self) -> str:
-        """The state in one word: waiting, started, running, done, failed or interrupted."""
+        """The state in one word: waiting, started, running, paused (at a rung of a search), done, failed or
+        interrupted."""
         if self.done:
             return "done"
         if self.phases and self.phases[-1].stop is None:
             return self.phases[-1].state
         tried = [phase.state for phase in self.phases if phase.state != "waiting"]
-        return tried[-1] if tried else "started" if self.epochs else "waiting"
+        last = tried[-1] if tried else "started" if self.epochs else "waiting"
+        return "paused" if last == "done" else last
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def state_of(status: RunStatus) -> str:
     states = {fold.state for fold in status.folds}
     if states & {"running", "started"}:
         return f"training: {count}"
-    return f"waiting: {count}" if states <= {"waiting", "done"} else f"stopped: {count}"
+    return f"waiting: {count}" if states <= {"waiting", "paused", "done"} else f"stopped: {count}"
 
 
 def waits_for(status: RunStatus) -> str:

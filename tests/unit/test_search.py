@@ -99,7 +99,9 @@ def test_a_search_takes_the_place_of_a_run(searched: Path, digits: Dataset, tmp_
     assert repr(run).startswith(f"Run {searched}: the best of 6 candidates, {best}, is mlp")
     predicted = run.predict(digits.place, progress=False)
     assert len(predicted) == 1200
-    assert run_status(locate(searched)).complete
+    status = run_status(locate(searched))
+    assert status.complete
+    assert {fold.state for fold in status.folds if not fold.done} == {"paused"}
 
 
 def test_the_same_call_returns_at_once_and_another_one_is_refused(searched: Path, digits: Dataset) -> None:
