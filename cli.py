@@ -415,7 +415,9 @@ def verify(
 
 @app.command()
 def info(
-    path: Annotated[str, typer.Argument(metavar="DATASET|RUN", help="Dataset or run.")],
+    path: Annotated[
+        str, typer.Argument(metavar="DATASET|RUN", help="Dataset, run, grid, search, or ensemble of runs.")
+    ],
     preview: Annotated[
         str | None,
         typer.Option(metavar="FILE.png", help="Image file to write: some rows of an image dataset, with their labels."),
@@ -431,14 +433,17 @@ def info(
         foldstream info photos.zarr --preview photos.png
         foldstream info runs/titanic
     """
-    if (locate(path) / "run.json").exists():
+    root = locate(path)
+    shows = {"run.json": show_summary, "grid.json": show_result, "ensemble.json": show_ensemble}
+    if found := next((name for name in shows if (root / name).exists()), None):
         from .cluster.runs.run import read_run
+        from .storage.places.json_files import read_json
 
         if preview or head:
             option = "--preview" if preview else "--head"
             raise UsageError(f"{option} shows rows of a dataset, but {path} is a run; give the path of a dataset")
-        summary = read_run(locate(path))[1]
-        print_result(summary, lambda: show_summary(summary))
+        summary = read_run(root)[1] if found == "run.json" else read_json(root / found)
+        print_result(summary, lambda: shows[found](summary))
         return
     from .storage.dataset import open_dataset
 

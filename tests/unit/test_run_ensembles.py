@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from foldstream.cli import app
 from foldstream.cluster.ensembles.ensemble import make_ensemble
 from foldstream.cluster.requests import EnsembleRequest, Session
 from foldstream.cluster.serve.bodies import GivenRow
@@ -35,6 +36,7 @@ from foldstream.training.splits.plan import make_plan
 from foldstream.training.splits.split import Split
 from PIL import Image
 from scipy.optimize import nnls
+from typer.main import get_command
 
 from ..chaos.disk import read_tree
 from ..datasets import write_dataset
@@ -390,3 +392,11 @@ def peak_of(folder: Path, rows: int) -> int:
 def test_ten_times_the_rows_need_the_same_memory(tmp_path: Path) -> None:
     small, large = peak_of(tmp_path / "small", 12_000), peak_of(tmp_path / "large", 120_000)
     assert large < 1.3 * small, (small, large)
+
+
+def test_info_shows_an_ensemble(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fs.ensemble(members_in(runs), tmp_path / "all", method="mean")
+    capsys.readouterr()
+    get_command(app).main(["info", str(tmp_path / "all")], prog_name="foldstream", standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*MEMBERS, "ensemble", "0.333"))

@@ -101,7 +101,7 @@ def test_a_search_takes_the_place_of_a_run(searched: Path, digits: Dataset, tmp_
     assert len(predicted) == 1200
     status = run_status(locate(searched))
     assert status.complete
-    assert {fold.state for fold in status.folds if not fold.done} == {"paused"}
+    assert {fold.state for fold in status.folds if not fold.done} == {"paused", "waiting"}
 
 
 def test_the_same_call_returns_at_once_and_another_one_is_refused(searched: Path, digits: Dataset) -> None:
@@ -331,3 +331,4 @@ def test_the_command_line_searches_and_shows_the_rungs(
     assert state["complete"]
     assert [one["name"] for one in state["search"]] == [f"trial-0{number}" for number in range(6)]
     assert {one["state"] for one in state["search"]} == {"finished", "stopped"}
+    assert "best" in call("info", str(searched))
