@@ -4,6 +4,7 @@ datasets, which Lance reads in ranges of rows."""
 from __future__ import annotations
 
 import threading
+import warnings
 from functools import lru_cache, partial
 from math import prod
 from typing import Any
@@ -100,6 +101,8 @@ def open_lance(root: str, version: int | None = None) -> Any:
         raise UsageError(
             f"{root} is a Lance dataset, which pylance reads; install it with 'pip install foldstream[lance]'"
         ) from None
+    # It warns at each fork. What Ray and Dask start after one is another program, to which this does not apply.
+    warnings.filterwarnings("ignore", "lance is not fork-safe", UserWarning)
     return lance.dataset(root, version=version)
 
 
