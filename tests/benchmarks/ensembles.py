@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import foldstream as fs
 from rich.console import Console
@@ -17,8 +17,9 @@ from rich.markdown import Markdown
 
 from .record import machine, write_section
 
+Method = Literal["greedy", "nnls", "mean", "stack"]
 MODELS = "digits-cnn", "article-cnn", "mlp"
-METHODS = "greedy", "nnls", "mean", "stack"
+METHODS: tuple[Method, ...] = ("greedy", "nnls", "mean", "stack")
 
 
 def figures_of(name: str, made: Any, seconds: float) -> dict[str, Any]:
