@@ -11,3 +11,21 @@ class LastFirst(SerialExecutor):
     def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
         for position, task in reversed(list(enumerate(tasks))):
             yield position, function(task)
+
+
+class Cut(BaseException):
+    """A kill: nothing handles it."""
+
+
+class CutExecutor(SerialExecutor):
+    """Cuts a conversion off after so many tasks, as a kill does."""
+
+    def __init__(self, tasks: int) -> None:
+        self.left = tasks
+
+    def map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[tuple[int, Result]]:
+        for result in super().map(function, tasks):
+            if not self.left:
+                raise Cut
+            self.left -= 1
+            yield result

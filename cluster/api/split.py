@@ -9,7 +9,7 @@ from ...storage.format import MANIFEST, PLANS
 from ...storage.places.place import Place
 from ...training.splits.checks import plan_warnings
 from ...training.splits.choose import choose_split
-from ...training.splits.copied import plan_of_runs, split_of_runs
+from ...training.splits.copied import plan_of_runs, split_in, split_of_runs
 from ...training.splits.plan import make_plan
 from ...training.splits.split import Split
 from ..dask.executor import job_executor
@@ -84,7 +84,7 @@ def split_of(request: TrainRequest, dataset: Dataset) -> Split:
     if request.plan:
         return named_split(dataset, request.plan)
     if plan := plan_of_runs(dataset):
-        return split_of_runs(plan, request, request.seed)
+        return split_of_runs(plan, request)
     return choose_split(dataset.schema, request, request.seed)
 
 
@@ -96,4 +96,4 @@ def named_split(dataset: Dataset, name: str) -> Split:
         raise UsageError(
             f"{dataset.place} has no plan '{name}' (available: {', '.join(there)}); create it with 'foldstream split'"
         )
-    return Split.model_validate(open_plan(place).manifest.details["split"])
+    return split_in(open_plan(place))

@@ -13,7 +13,8 @@ from ...storage.format import PLAN_OF_RUNS, PLANS
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...training.run import STACKER
-from ...training.splits.copied import copy_plan
+from ...training.splits.copied import split_in
+from ...training.splits.plan import make_plan
 from ..api.train import run_training
 from ..dask.executor import job_executor
 from ..prediction.members import names_of, stamp_of
@@ -65,7 +66,8 @@ def write_stack(
     with disk_in_words(out), job_executor(session.listener, session.client, dask) as executor:
         progress = session.listener.progress
         made = convert_stack(request, out, executor, progress, overwrite)
-        copy_plan(plan, made, made.place / PLANS / PLAN_OF_RUNS, executor, progress)
+        place = made.place / PLANS / PLAN_OF_RUNS
+        make_plan(made, split_in(plan), place, executor=executor, progress=progress, source=plan)
     return open_dataset(made.place)
 
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from ...pipeline.predictions.oof_table import oof_tables
-from ...storage.dataset import open_arrays
 from ...storage.errors import ForeignError
 from ...storage.metrics.names import in_usual_order, main_scores
 from ...storage.options import as_text
 from ...storage.places.json_files import read_json
 from ...storage.places.locate import locate
-from ...storage.tasks import silent
 from ...training.run import ENSEMBLE, RunFolder
 from ..api.browse import BrowsableDataset
 from ..api.entry import entry
@@ -21,7 +18,7 @@ from ..ensembles.stack import stack_runs
 from ..listener import Listener
 from ..prediction.members import read_members
 from ..requests import EnsembleRequest, Keywords, Session, StackRequest
-from .predictions import predict_frame, with_numbers
+from .predictions import oof_frame, predict_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,13 +101,9 @@ class Ensemble:
             >>> len(oof)
             150
         """
-        import pyarrow as pa
-
         members = read_members(self.place)
         dataset = members.open_data()
-        predictions = open_arrays(members.root.oof, "predictions")
-        table = pa.concat_tables(oof_tables(dataset, predictions, silent))
-        return with_numbers(table.to_pandas(), dataset.schema, (*dataset.schema.labels, "predicted"))
+        return oof_frame(dataset, members.root, dataset.schema)
 
     def predict(
         self,

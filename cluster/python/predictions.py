@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...pipeline.predictions.files import WRITERS, known_ending, write_tables
+from ...pipeline.predictions.oof_table import oof_tables
+from ...storage.dataset import Dataset, open_arrays
 from ...storage.errors import UsageError
 from ...storage.format import THRESHOLD, Schema
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
-from ..api.predict import predict_tables
+from ...storage.tasks import silent
+from ...training.run import RunFolder
+from ..api.predict import check_table, predict_tables
 from ..bars import showing_progress
 from ..listener import Listener
 from ..prediction.members import read_members
@@ -79,6 +83,15 @@ def _predict(request: PredictRequest, written: Written, session: Session) -> pd.
     if written.index is not None and not schema.windows:
         frame.index = written.index[rows]
     return with_numbers(frame, schema, schema.labels)
+
+
+def oof_frame(dataset: Dataset, folder: RunFolder, schema: Schema) -> pd.DataFrame:
+    """The out-of-fold predictions in the folder of a run or an ensemble, a row for each row of its dataset."""
+    import pyarrow as pa
+
+    check_table(schema, folder)
+    table = pa.concat_tables(oof_tables(dataset, open_arrays(folder.oof, "predictions"), silent))
+    return with_numbers(table.to_pandas(), schema, (*dataset.schema.labels, "predicted"))
 
 
 def with_numbers(frame: pd.DataFrame, schema: Schema, columns: tuple[str, ...]) -> pd.DataFrame:

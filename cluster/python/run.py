@@ -7,20 +7,16 @@ from html import escape
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from ...pipeline.predictions.oof_table import oof_tables
-from ...storage.dataset import open_arrays
 from ...storage.metrics.names import in_usual_order, main_scores
 from ...storage.options import as_text
 from ...storage.places.json_files import read_json
 from ...storage.places.locate import locate
-from ...storage.tasks import silent
 from ...training.run import GRID, load_job
-from ..api.predict import check_table
 from ..listener import Listener
 from ..runs.run import read_run
 from ..search.record import search_status
 from ..wording import python_words
-from .predictions import predict_frame, with_numbers
+from .predictions import oof_frame, predict_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,12 +145,7 @@ class Run:
             >>> len(oof)
             150
         """
-        import pyarrow as pa
-
-        check_table(self._schema, self._folder)
-        dataset = load_job(self._folder).open_data()
-        table = pa.concat_tables(oof_tables(dataset, open_arrays(self._folder.oof, "predictions"), silent))
-        return with_numbers(table.to_pandas(), self._schema, (*dataset.schema.labels, "predicted"))
+        return oof_frame(load_job(self._folder).open_data(), self._folder, self._schema)
 
     def predict(
         self,

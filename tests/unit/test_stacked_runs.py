@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.model.prediction import load_ensemble
 
 from ..conftest import contents
+from ..executors import Cut, CutExecutor
 
 MODELS = {"wide": {"hidden": 64}, "narrow": {"hidden": 8}}
 OPTIONS: dict[str, Any] = {"model": "mlp", "folds": 3, "epochs": 2, "batch_size": 64, "workers": 0}
@@ -176,24 +176,6 @@ def test_a_run_on_predictions_is_served(tmp_path: Path) -> None:
     [answer] = Service(tmp_path / "upper").answer([[GivenRow({"a": "0.5", "b": "1.5"}, b"")]])
     frame = upper.predict(pd.DataFrame({"a": [0.5], "b": [1.5]}))
     assert answer.predictions[0]["probabilities"]["yes"] == pytest.approx(frame["probability_yes"][0], rel=1e-5)
-
-
-class Cut(BaseException):
-    pass
-
-
-class CutExecutor(SerialExecutor):
-    """Cuts a conversion off after so many tasks, as a kill does."""
-
-    def __init__(self, tasks: int) -> None:
-        self.left = tasks
-
-    def map(self, function: Any, tasks: Any) -> Iterator[Any]:
-        for result in super().map(function, tasks):
-            if not self.left:
-                raise Cut
-            self.left -= 1
-            yield result
 
 
 def test_a_conversion_that_is_cut_off_resumes_to_the_same_bytes(runs: Path, digits: Dataset, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from foldstream.training.splits.plan import make_plan
 from foldstream.training.splits.split import Split
 from foldstream.training.splits.windows import check_window_split
 
+from ..executors import Cut, CutExecutor
 from .test_training import fold_bytes, make_job
 
 LENGTH, HORIZON = 12, 4
@@ -208,24 +209,6 @@ def test_changed_rows_are_noticed(series: Dataset, tmp_path: Path) -> None:
     os.rename(tmp_path / "other", copied.root / "rows")
     with pytest.raises(DamagedError, match="is not what"):
         BlockReader(open_dataset(copied.root), ("x",))
-
-
-class Cut(BaseException):
-    pass
-
-
-class CutExecutor(SerialExecutor):
-    """Cuts a conversion off after so many tasks, as a kill does."""
-
-    def __init__(self, tasks: int) -> None:
-        self.left = tasks
-
-    def map(self, function: Any, tasks: Any) -> Any:
-        for result in super().map(function, tasks):
-            if not self.left:
-                raise Cut
-            self.left -= 1
-            yield result
 
 
 def test_a_conversion_that_is_cut_off_anywhere_resumes_to_the_same_bytes(tmp_path: Path) -> None:

@@ -1,65 +1,48 @@
-"""The fold plan of a dataset of predictions: a copy of that of the runs, whose models have not seen the rows of a
-fold."""
+"""The folds of a dataset of predictions: those of the runs, whose models have not seen the rows of a fold."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
+
+import numpy as np
 
 from ...storage.blocks.reader import BlockReader
-from ...storage.blocks.writer import (
-    WrittenShard,
-    blocks_of,
-    commit,
-    create_arrays,
-    remove_arrays,
-    write_block_table,
-    write_shard,
-)
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
-from ...storage.fold_plan import FoldPlan, open_plan
-from ...storage.format import MANIFEST, PLAN_OF_RUNS, PLANS, Manifest
+from ...storage.fold_plan import FoldPlan, ModelRows, open_plan
+from ...storage.format import MANIFEST, PLAN_OF_RUNS, PLANS
 from ...storage.options import flag_of
-from ...storage.places.locate import locate
-from ...storage.places.place import Place
-from ...storage.tasks import Executor, Progress, run_tasks
+from .assignments import Assignment
 from .split import Split, SplitOptions, options_of
 
 
 @dataclass(frozen=True)
-class CopyTask:
-    """Copy the codes of one shard of the plan at `source`."""
+class Copied(Assignment):
+    """The codes of the plan at a location, which is one of the same rows in the same layout."""
 
-    source: str
-    root: str
-    shard: int
+    plan: str
+    largest_group: float = 0.0
 
+    @classmethod
+    def of(cls, plan: FoldPlan) -> Self:
+        return cls(str(plan.place), plan.manifest.details["largest_group"])
 
-def copy_codes(task: CopyTask) -> WrittenShard:
-    """Run a task."""
-    plan = open_plan(task.source)
-    specs = plan.manifest.arrays
-    codes = BlockReader(plan, [spec.name for spec in specs]).read(plan.layout.blocks_of(task.shard))
-    return write_shard(locate(task.root), plan.layout, specs, task.shard, codes)
+    @property
+    def models(self) -> tuple[ModelRows, ...]:
+        return open_plan(self.plan).models
 
+    @property
+    def holdout(self) -> tuple[int, ...]:
+        return open_plan(self.plan).holdout.held_out
 
-def copy_plan(source: FoldPlan, dataset: Dataset, root: Place, executor: Executor, progress: Progress) -> FoldPlan:
-    """Copy a plan to `root`, as one of a dataset with the same rows in the same layout. An existing copy is opened."""
-    details: Mapping[str, Any] = {**source.manifest.details, "dataset": dataset.identity}
-    if (root / MANIFEST).exists():
-        plan = open_plan(root)
-        if plan.manifest.details == details:
-            return plan
-        remove_arrays(root)
-    specs, layout = source.manifest.arrays, source.layout
-    create_arrays(root, layout, specs, {"foldstream": {"split": details["split"]}})
-    tasks = [CopyTask(str(source.place), str(root), shard) for shard in range(layout.shards)]
-    shards = run_tasks(executor, copy_codes, tasks, "folds", progress)
-    for spec in specs:
-        write_block_table(root, f"{spec.name}_counts", source.block_table(f"{spec.name}_counts"))
-    manifest = Manifest("folds", layout, specs, tuple(shard.entry for shard in shards), dict(details))
-    commit(root, manifest, blocks_of(shards, specs))
-    return open_plan(root)
+    @property
+    def purged(self) -> tuple[int, ...]:
+        return tuple(open_plan(self.plan).manifest.details.get("purged", ()))
+
+    def codes(self, dataset: Dataset, shard: int) -> list[np.ndarray]:
+        plan = open_plan(self.plan)
+        names = [spec.name for spec in plan.manifest.arrays]
+        found = BlockReader(plan, names).read(plan.layout.blocks_of(shard))
+        return [found[name] for name in names]
 
 
 def plan_of_runs(dataset: Dataset) -> FoldPlan | None:
@@ -76,9 +59,14 @@ def plan_of_runs(dataset: Dataset) -> FoldPlan | None:
     return open_plan(place)
 
 
-def split_of_runs(plan: FoldPlan, options: SplitOptions, seed: int) -> Split:
+def split_in(plan: FoldPlan) -> Split:
+    """The split of a plan."""
+    return Split.model_validate(plan.manifest.details["split"])
+
+
+def split_of_runs(plan: FoldPlan, options: SplitOptions) -> Split:
     """The split of the runs. Raises UsageError for options that ask for another one."""
-    split = Split.model_validate(plan.manifest.details["split"])
+    split = split_in(plan)
     own, given = options_of(split), options.part(SplitOptions)
     usual = SplitOptions().part(SplitOptions)
     differ = [name for name in given if given[name] not in (usual[name], own.get(name))]

@@ -23,7 +23,7 @@ from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, SerialExecutor, run_tasks, silent
 from .assignments import Assignment
 from .checks import check_counts
-from .copied import copy_plan, plan_of_runs
+from .copied import Copied, plan_of_runs, split_in
 from .grown import assign
 from .split import Split
 
@@ -60,8 +60,10 @@ def make_plan(
     least: int = 1,
     executor: Executor | None = None,
     progress: Progress = silent,
+    source: FoldPlan | None = None,
 ) -> FoldPlan:
-    """Assign every row of a dataset to a fold, and store the plan at `root`.
+    """Assign every row of a dataset to a fold, and store the plan at `root`. The folds of a dataset of predictions are
+    those of its runs, and with a `source`, a plan of the same rows, they are its folds.
 
     An existing plan with the same split and dataset is opened; any other plan is replaced.
 
@@ -70,14 +72,13 @@ def make_plan(
     root, expected = locate(root), {"split": split.model_dump(), "dataset": dataset.identity}
     if (root / MANIFEST).exists():
         plan = open_plan(root)
-        made = {**plan.manifest.details, "split": Split.model_validate(plan.manifest.details["split"]).model_dump()}
+        made = {**plan.manifest.details, "split": split_in(plan).model_dump()}
         if same_json({name: made[name] for name in expected}, expected):
             return plan
         remove_arrays(root)
     executor = executor or SerialExecutor()
-    if of_runs := plan_of_runs(dataset):
-        return copy_plan(of_runs, dataset, root, executor, progress)
-    assignment = assign(dataset, split, executor, progress)
+    source = source or plan_of_runs(dataset)
+    assignment = Copied.of(source) if source else assign(dataset, split, executor, progress)
     layout, specs = dataset.layout, code_arrays(len({model.array for model in assignment.models}))
     create_arrays(root, layout, specs, {"foldstream": {"split": split.model_dump()}})
     written = assign_rows(dataset, assignment, root, executor, progress)
