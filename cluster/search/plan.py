@@ -117,9 +117,9 @@ def is_complete(one: Pass, results: Results) -> bool:
 
 def promotable(rules: Rules, rung: int, passes: Sequence[Pass], results: Results, least: int = 0) -> tuple[int, ...]:
     """The candidates that go on from a rung now, the best first: those among the best 1/reduction, or the `least` best,
-    that have not gone on before. A candidate that has failed at the next rung gives way to another one."""
+    that have not gone on before. A candidate that has failed at a later rung gives way to another one."""
     promoted = {trial for one in passes if one.rung == rung + 1 for trial in one.trials}
-    lost = {trial for trial in promoted if (result := results.get((trial, rung + 1))) and result.failure}
+    lost = {trial for (trial, at), result in results.items() if at > rung and result.failure}
     best = [trial for trial in ranking(rung, results) if trial not in lost]
     most = max(reached_by(rung, results) // rules.reduction, least)
     return tuple(trial for trial in best[:most] if trial not in promoted)

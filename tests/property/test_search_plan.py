@@ -62,7 +62,7 @@ def test_whoever_goes_on_is_among_the_best_of_its_rung_by_then(
         one = passes[-1]
         if one.rung:
             reached = [trial for trial, at in known if at == one.rung - 1]
-            lost = [trial for trial in reached if (found := known.get((trial, one.rung))) and found.failure]
+            lost = [trial for (trial, at), found in known.items() if at >= one.rung and found.failure]
             best = [trial for trial in ranking(one.rung - 1, known) if trial not in lost]
             most = len(reached) // rules.reduction
             assert most or drawn == rules.trials  # only at the end does one go on in any case
@@ -115,6 +115,13 @@ def test_a_search_that_goes_on_from_any_moment_decides_the_same(
     told = verdicts(rules, seen, passes, results)
     assert {one.state for one in told} <= {"stopped", "failed", "finished"}
     assert all(one.reason for one in told if one.state != "finished")
+
+
+def test_who_fails_at_a_late_rung_gives_way_at_every_rung_before() -> None:
+    rules = Rules((Rung(1, 1), Rung(1, 2), Rung(1, 3), Rung(None, 9)), trials=2, width=1, reduction=2)
+    results: Results = {}
+    *_, (passes, drawn) = decisions(rules, [0.0, 0.0], {(0, 2)}, results)
+    assert [one.state for one in verdicts(rules, drawn, passes, results)] == ["failed", "finished"]
 
 
 def test_the_usual_rungs_follow_from_the_epochs_and_the_held_out_rows() -> None:
