@@ -12,7 +12,7 @@ from typing import Any
 
 from ..storage.dataset import Dataset
 from ..storage.errors import ConflictError, RowError, SourceError, UsageError
-from ..storage.format import Layout
+from ..storage.format.layout import Layout
 from ..storage.places.json_files import same_json
 from ..storage.places.place import Place
 from ..storage.tasks import Executor, Progress

@@ -15,7 +15,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 
-from ..storage.format import ImageForm, Layout, Schema
+from ..storage.format.images import ImageForm
+from ..storage.format.layout import Layout
+from ..storage.format.schema import Schema
 from .csv.cut import CsvTable
 from .csv.dialect import Dialect, padded
 from .csv.kernels import count_lines

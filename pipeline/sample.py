@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ..storage.errors import SourceError
-from ..storage.format import Source
+from ..storage.format.manifest import Source
 from ..storage.places.locate import locate
 from .csv.archive import archive_in_words, archive_members, is_archive
 from .csv.cut import PACKER

@@ -13,14 +13,14 @@ from ..storage.blocks.shards import shard_key
 from ..storage.dataset import Dataset, open_dataset, open_rows
 from ..storage.errors import ConflictError, DamagedError, SourceError
 from ..storage.foreign.format import rows_in
-from ..storage.format import MANIFEST, WORK
+from ..storage.format.manifest import MANIFEST, WORK
+from ..storage.format.sequences import TOKENIZER
+from ..storage.format.windows import WINDOWED
 from ..storage.places.json_files import content_hash
 from ..storage.places.locate import locate
 from ..storage.places.place import Place
 from ..storage.programs.own_code import copy_code
-from ..storage.sequences import TOKENIZER
 from ..storage.tasks import Executor, Progress, silent
-from ..storage.windows import WINDOWED
 from .adopt.files import changed_files
 from .images.convert import list_sources, write_images
 from .images.spec import ImageRequest, specify_images

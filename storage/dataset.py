@@ -15,12 +15,16 @@ from .blocks.writer import BLOCKS
 from .errors import DamagedError, DatasetError, ForeignError, IncompleteError
 from .foreign.format import TABLE as FOREIGN_TABLE
 from .foreign.format import Foreign
-from .format import MANIFEST, WORK, ArraySpec, Layout, Manifest, Schema, Statistics
+from .format.arrays import ArraySpec
+from .format.layout import Layout
+from .format.manifest import MANIFEST, WORK, Manifest
+from .format.schema import Schema
+from .format.statistics import Statistics
+from .format.windows import ROWS, RUNS, Windows
 from .places.json_files import content_hash, parse_json
 from .places.locate import Location, locate
 from .places.place import Place
 from .versions import VersionPart, find_version, manifest_of, newest_version
-from .windows import ROWS, RUNS, Windows
 
 TABLES = 32  # block tables kept in memory: a few megabytes each for a billion rows
 

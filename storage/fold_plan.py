@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from .dataset import StoredArrays, open_arrays
-from .format import ArraySpec
+from .format.arrays import ArraySpec
 from .places.locate import Location
 
 MOST_CODES = 256  # of one byte

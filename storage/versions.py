@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
-from .format import MANIFEST
+from .format.manifest import MANIFEST
 from .places.locate import Location, locate
 from .places.place import Place
 

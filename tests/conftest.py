@@ -13,9 +13,9 @@ from foldstream.pipeline.append import append_request, append_rows, appended_ver
 from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import describe_source
 from foldstream.pipeline.tables.spec.request import ConvertRequest
-from foldstream.storage import format as storage_format
 from foldstream.storage.dataset import Dataset, open_dataset
-from foldstream.storage.format import SMALL_BLOCK_BYTES
+from foldstream.storage.format import layout as layouts
+from foldstream.storage.format.layout import SMALL_BLOCK_BYTES
 from foldstream.storage.tasks import SerialExecutor, silent
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "digits"
@@ -62,14 +62,14 @@ def many_blocks() -> Iterator[None]:
     """Small data are converted to as many blocks as large data have, so that tests see windows, lanes and blocks at
     work. A test of what users get turns this off by `usual_blocks`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage_format, "SMALL_BLOCK_BYTES", 0)
+        patch.setattr(layouts, "SMALL_BLOCK_BYTES", 0)
         yield
 
 
 @pytest.fixture
 def usual_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks as users get them."""
-    monkeypatch.setattr(storage_format, "SMALL_BLOCK_BYTES", SMALL_BLOCK_BYTES)
+    monkeypatch.setattr(layouts, "SMALL_BLOCK_BYTES", SMALL_BLOCK_BYTES)
 
 
 @pytest.fixture(scope="session")

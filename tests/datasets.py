@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 from foldstream.storage.blocks.writer import blocks_of, commit, create_arrays, write_block_table, write_shard
 from foldstream.storage.dataset import Dataset, open_dataset
-from foldstream.storage.format import Layout, Manifest, Schema, Statistics, choose_layout
+from foldstream.storage.format.layout import Layout, choose_layout
+from foldstream.storage.format.manifest import Manifest
+from foldstream.storage.format.schema import Schema
+from foldstream.storage.format.statistics import Statistics
 from foldstream.storage.places.locate import locate
 
 MakeRows = Callable[[int, int], tuple[np.ndarray, np.ndarray]]

@@ -13,7 +13,7 @@ from ..storage.compiled import load_numba
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import UsageError, check_choice
 from ..storage.fold_plan import FoldPlan, open_plan
-from ..storage.format import MANIFEST
+from ..storage.format.manifest import MANIFEST
 from ..storage.machine import check_bytes
 from ..storage.options import as_texts
 from ..storage.places.locate import Location, locate

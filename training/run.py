@@ -8,7 +8,8 @@ from typing import Any, Self
 from ..storage.dataset import Dataset, open_dataset
 from ..storage.errors import ForeignError
 from ..storage.fold_plan import open_plan
-from ..storage.format import MANIFEST, Schema, schema_of_first_format
+from ..storage.format.manifest import MANIFEST, schema_of_first_format
+from ..storage.format.schema import Schema
 from ..storage.places.json_files import as_json, read_json
 from ..storage.places.place import Place
 from ..storage.programs.loading import open_code

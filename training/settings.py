@@ -7,7 +7,8 @@ from typing import Any, get_args
 import numpy as np
 
 from ..storage.errors import UsageError, check_choice, did_you_mean, suggest
-from ..storage.format import Schema, Statistics
+from ..storage.format.schema import Schema
+from ..storage.format.statistics import Statistics
 from ..storage.metrics.own import OwnMetric
 from ..storage.metrics.sample import RowSample
 from ..storage.metrics.scoring import LossMeasure, Scoring

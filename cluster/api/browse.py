@@ -10,9 +10,9 @@ from ...pipeline.predictions.columns import side_values
 from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
-from ...storage.format import TABLE, x_of
+from ...storage.format.arrays import TABLE, x_of
+from ...storage.format.sequences import LENGTH
 from ...storage.places.locate import Location
-from ...storage.sequences import LENGTH
 
 if TYPE_CHECKING:
     import pandas as pd

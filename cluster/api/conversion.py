@@ -25,7 +25,7 @@ from ...pipeline.windows.convert import convert_windows
 from ...pipeline.windows.spec import WindowRequest
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, disk_in_words
-from ...storage.format import ImageForm
+from ...storage.format.images import ImageForm
 from ...storage.options import as_texts, flag_of
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place

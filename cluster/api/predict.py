@@ -25,7 +25,8 @@ from ...pipeline.target.claim import SPEC
 from ...pipeline.windows.spec import WindowRequest, rows_of
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import ConflictError, RowError, UsageError, check_choice, disk_in_words
-from ...storage.format import LEFT_OUT, MANIFEST, WORK, Schema
+from ...storage.format.manifest import LEFT_OUT, MANIFEST, WORK
+from ...storage.format.schema import Schema
 from ...storage.options import Location
 from ...storage.places.json_files import content_hash, to_json
 from ...storage.places.locate import locate

@@ -5,7 +5,7 @@ import re
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError, UsageError
 from ...storage.fold_plan import FoldPlan, open_plan
-from ...storage.format import MANIFEST, PLANS
+from ...storage.format.manifest import MANIFEST, PLANS
 from ...storage.places.place import Place
 from ...training.splits.checks import plan_warnings
 from ...training.splits.choose import choose_split

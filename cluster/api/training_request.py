@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError, UsageError
-from ...storage.format import Schema
+from ...storage.format.schema import Schema
 from ...storage.places.json_files import read_json, write_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ...storage.errors import UsageError
-from ...storage.format import SHARD_BYTES
+from ...storage.format.layout import SHARD_BYTES
 from ...storage.machine import freed_memory_kept, this_machine
 from ...storage.tasks import CONVERSION, Executor, Result, Task
 from ..listener import Listener

@@ -9,7 +9,7 @@ from ...pipeline.stacking.spec import StackRequest as Stacking
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError, disk_in_words
 from ...storage.fold_plan import open_plan
-from ...storage.format import PLAN_OF_RUNS, PLANS
+from ...storage.format.manifest import PLAN_OF_RUNS, PLANS
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...training.run import STACKER

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...storage.format import Layout, choose_layout
+from ...storage.format.layout import Layout, choose_layout
 from ...training.model.optimizer import MODEL_BYTES
 from ...training.splits.split import Split
 

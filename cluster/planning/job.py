@@ -21,7 +21,8 @@ from ...storage.blocks.shards import Rows
 from ...storage.blocks.writer import commit, create_arrays, write_shard
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import FoldstreamError, RowError, SourceError, UsageError
-from ...storage.format import MANIFEST, Layout
+from ...storage.format.layout import Layout
+from ...storage.format.manifest import MANIFEST
 from ...storage.machine import Sharing, check_bytes, keep_freed_memory, this_machine
 from ...storage.places.locate import locate
 from ...storage.programs.loading import prepare_code

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...storage.dataset import Dataset
 from ...storage.errors import ConflictError, ForeignError
-from ...storage.format import Schema
+from ...storage.format.schema import Schema
 from ...storage.places.json_files import content_hash, read_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place

@@ -13,7 +13,7 @@ from ...pipeline.predictions.scores import Scorer
 from ...pipeline.predictions.unknown import UnknownCategories
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
-from ...storage.format import Schema
+from ...storage.format.schema import Schema
 from ...storage.places.locate import locate
 from ...training.settings import own_metrics, scoring_of
 from ..requests import PredictRequest

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from ...pipeline.predictions.receipts import RECEIPTS
 from ...storage.errors import ModelError, SourceError, UsageError
-from ...storage.format import MANIFEST, WORK
+from ...storage.format.manifest import MANIFEST, WORK
 from ...storage.places.json_files import read_json, write_json
 from ...storage.places.place import Place
 

@@ -14,7 +14,7 @@ from ...pipeline.predictions.files import WRITERS, known_ending, write_tables
 from ...pipeline.predictions.oof_table import oof_tables
 from ...storage.dataset import Dataset, open_arrays
 from ...storage.errors import UsageError
-from ...storage.format import THRESHOLD, Schema
+from ...storage.format.schema import THRESHOLD, Schema
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.tasks import silent

@@ -18,10 +18,10 @@ from ...storage.blocks.writer import remove_arrays
 from ...storage.dataset import Dataset
 from ...storage.errors import ConflictError, UsageError
 from ...storage.fold_plan import open_plan
+from ...storage.format.sequences import TOKENIZER
 from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
 from ...storage.programs.own_code import Code, collect_code, copy_code
-from ...storage.sequences import TOKENIZER
 from ...storage.tasks import Executor, Progress
 from ...training.config import Execution, TrainConfig
 from ...training.fitted.statistics import fit_plan, is_fitted

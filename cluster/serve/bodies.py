@@ -11,7 +11,8 @@ from typing import Any
 
 from tornado.httputil import HTTPFile, parse_body_arguments
 
-from ...storage.format import IMAGE, Schema
+from ...storage.format.arrays import IMAGE
+from ...storage.format.schema import Schema
 
 MOST_PROBLEMS = 20  # that are reported together
 MISSING_COLUMN = "the column is missing; give it, or null if its value is not known"

@@ -3,7 +3,9 @@
 from typing import Any
 
 from ...pipeline.csv.dates import EXAMPLES, YEAR_FIRST
-from ...storage.format import IMAGE, Schema, Statistics
+from ...storage.format.arrays import IMAGE
+from ...storage.format.schema import Schema
+from ...storage.format.statistics import Statistics
 from .bodies import content_types
 
 MOST_EXAMPLES = 20  # of the values of a category

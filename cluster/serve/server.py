@@ -15,7 +15,7 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 from ...storage.errors import FoldstreamError
-from ...storage.format import IMAGE
+from ...storage.format.arrays import IMAGE
 from ..loopback import on_loopback
 from ..views.pages import template
 from .batches import Batcher, FullError, Limits

@@ -12,7 +12,9 @@ from PIL import Image
 from ...pipeline.in_memory import EncodedRows, RowEncoder, TokenEncoder, decode_in_memory
 from ...pipeline.sequences.tokenizer import TokenReading
 from ...storage.errors import UsageError
-from ...storage.format import IMAGE, TABLE, ImageForm, Statistics
+from ...storage.format.arrays import IMAGE, TABLE
+from ...storage.format.images import ImageForm
+from ...storage.format.statistics import Statistics
 from ...storage.options import Location
 from ...storage.places.locate import locate
 from ...training.run import read_result

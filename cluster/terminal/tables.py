@@ -32,7 +32,7 @@ def print_dataset(dataset: Dataset) -> None:
 
 def show_dataset(dataset: Dataset, columns: Sequence[ColumnFacts]) -> None:
     """Print a summary of a dataset and its columns."""
-    from ...storage.format import LEFT_OUT, PLANS  # here, because it loads numpy
+    from ...storage.format.manifest import LEFT_OUT, PLANS  # here, because it loads numpy
     from ...storage.versions import manifest_of
 
     schema, layout = dataset.schema, dataset.layout
@@ -103,7 +103,7 @@ MOST_COLUMNS = 30  # in a table on the console
 
 def show_columns(columns: Sequence[ColumnFacts]) -> None:
     """Print the role of each column; of a long table only the first columns and those that are not plain features."""
-    from ...storage.sequences import BESIDE_TOKENS
+    from ...storage.format.sequences import BESIDE_TOKENS
 
     special = [column for column in columns if column.role != "feature"]
     features = [column for column in columns if column.role == "feature"]
@@ -159,7 +159,7 @@ def show_rows(rows: DataFrame) -> None:
 def _cell(value: Any) -> str:
     """A value of a row; missing ones are empty, float32 has 7 digits, and of sequences the first ids are shown."""
     if isinstance(value, list):
-        from ...storage.sequences import ids_text
+        from ...storage.format.sequences import ids_text
 
         return ids_text(value)
     if isinstance(value, float):

@@ -10,8 +10,8 @@ import numpy as np
 from ...pipeline.images.preview import is_image_shape, labels_in, render_sample
 from ...storage.blocks.reader import cached_reader
 from ...storage.dataset import Dataset
-from ...storage.format import THRESHOLD, Schema
-from ...storage.sequences import ids_text
+from ...storage.format.schema import THRESHOLD, Schema
+from ...storage.format.sequences import ids_text
 from .pages import number, share
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError
 from ...storage.foreign.format import TABLE
-from ...storage.format import WORK
+from ...storage.format.manifest import WORK
 from ...storage.places.json_files import content_hash, create_json, read_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...storage.errors import SourceError, UsageError
-from ...storage.format import Schema
+from ...storage.format.schema import Schema
 from ...storage.places.locate import locate
 from ..target.beside import encode_beside, encode_texts, side_columns, unit_of
 from ..target.labels import TextFindings, choose_labels, class_codes

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...storage.foreign.chunks import is_divisible
 from ...storage.foreign.format import Chunked, Description, chunk_rows
-from ...storage.format import BLOCK_BYTES, FEWEST_BLOCKS, Layout, choose_layout, layout_of_blocks
+from ...storage.format.layout import BLOCK_BYTES, FEWEST_BLOCKS, Layout, choose_layout, layout_of_blocks
 
 MOST_PARTS = 64  # each is a folder of its own
 LARGEST = 2  # times the usual size of a block, for one that is a whole chunk

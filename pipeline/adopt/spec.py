@@ -7,7 +7,9 @@ from typing import Any
 
 from ...storage.errors import SourceError, UsageError
 from ...storage.foreign.format import Foreign
-from ...storage.format import ArraySpec, Layout, Schema
+from ...storage.format.arrays import ArraySpec
+from ...storage.format.layout import Layout
+from ...storage.format.schema import Schema
 from ...storage.places.json_files import content_hash, to_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place

@@ -13,7 +13,7 @@ from ...storage.foreign.cache import CACHE_BYTES
 from ...storage.foreign.chunks import is_divisible
 from ...storage.foreign.format import Chunked, Foreign, Sparse
 from ...storage.foreign.reader import ForeignReader
-from ...storage.format import Layout
+from ...storage.format.layout import Layout
 
 SAMPLES, REPEATS = 3, 3  # blocks that are measured, and how often
 SMALL_BYTES = 64 << 20  # of features, which stay decoded in memory

@@ -14,7 +14,10 @@ from ...storage.blocks.writer import write_shard
 from ...storage.errors import ConflictError
 from ...storage.foreign.format import TABLE, Foreign
 from ...storage.foreign.reader import ForeignReader
-from ...storage.format import WORK, ArraySpec, Layout, Schema
+from ...storage.format.arrays import ArraySpec
+from ...storage.format.layout import Layout
+from ...storage.format.manifest import WORK
+from ...storage.format.schema import Schema
 from ...storage.places.json_files import content_hash, parse_json, to_json, write_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place

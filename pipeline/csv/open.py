@@ -22,7 +22,7 @@ import pyarrow as pa
 from isal import igzip, igzip_lib
 
 from ...storage.errors import SourceError
-from ...storage.format import Source
+from ...storage.format.manifest import Source
 from ...storage.places.locate import locate
 from .cut import PACKER, PIECE_BYTES, CsvTable, check_length, count_text
 from .dialect import (

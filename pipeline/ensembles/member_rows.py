@@ -8,7 +8,7 @@ from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RunError
 from ...storage.fold_plan import FoldPlan, among, open_plan
-from ...storage.format import Schema
+from ...storage.format.schema import Schema
 
 NO_FOLD = -1
 

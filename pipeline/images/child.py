@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from ...storage.errors import FoldstreamError
-from ...storage.format import ArraySpec, ImageForm
+from ...storage.format.arrays import ArraySpec
+from ...storage.format.images import ImageForm
 from ...storage.machine import end_with_parent, keep_freed_memory
 from ...storage.pictures.decode import ImageError, decode_image, upright_size
 from .files import REMOTE_READS, ImageFile, hash_file, read_ahead, read_image

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...storage.errors import UsageError
-from ...storage.format import Schema
+from ...storage.format.schema import Schema
 from ..target.beside import DAY
 from ..target.labels import TextFindings
 from .labels.find import as_dates, where

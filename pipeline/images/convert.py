@@ -20,7 +20,8 @@ import pyarrow as pa
 from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError
-from ...storage.format import TABLE, WORK
+from ...storage.format.arrays import TABLE
+from ...storage.format.manifest import WORK
 from ...storage.pictures.decode import Notes, add_notes
 from ...storage.places.json_files import content_hash, create_json
 from ...storage.places.locate import Location, locate

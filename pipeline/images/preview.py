@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
-from ...storage.format import IGNORED, Schema
+from ...storage.format.dense import IGNORED
+from ...storage.format.schema import Schema
 from ...storage.places.locate import locate
 
 COLUMNS, LINES = 8, 5

@@ -9,7 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...storage.errors import SourceError, UsageError
-from ...storage.format import DenseTarget, ImageForm, Layout, Schema, SideColumn, choose_layout
+from ...storage.format.arrays import SideColumn
+from ...storage.format.dense import DenseTarget
+from ...storage.format.images import ImageForm
+from ...storage.format.layout import Layout, choose_layout
+from ...storage.format.schema import Schema
 from ...storage.places.json_files import as_json
 from ...storage.random import shuffled_places
 from ..csv.options import CsvOptions

@@ -17,7 +17,7 @@ from time import monotonic
 import numpy as np
 
 from ...storage.errors import WorkerError
-from ...storage.format import ImageForm
+from ...storage.format.images import ImageForm
 from ...storage.pictures.decode import Notes, add_notes
 from .child import HEAD, shared_arrays, shared_bytes, target_spec
 from .files import ImageFile

@@ -9,7 +9,11 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from ...storage.format import TABLE, WORK, DenseTarget, Layout, Schema
+from ...storage.format.arrays import TABLE
+from ...storage.format.dense import DenseTarget
+from ...storage.format.layout import Layout
+from ...storage.format.manifest import WORK
+from ...storage.format.schema import Schema
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ..target.beside import encode_beside, encode_texts

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ...storage.format import Schema, SideColumn, keys_of
+from ...storage.format.arrays import SideColumn, keys_of
+from ...storage.format.schema import Schema
 
 
 def name_of_rows(schema: Schema) -> str:

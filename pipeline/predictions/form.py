@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from ...storage.dataset import Dataset
-from ...storage.format import ArraySpec, Schema, SideColumn, keys_of
+from ...storage.format.arrays import ArraySpec, SideColumn, keys_of
+from ...storage.format.schema import Schema
 from .columns import names_of_rows, predicted_columns, side_values
 from .merge import prediction_arrays
 

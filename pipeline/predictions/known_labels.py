@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from ...storage.blocks.reader import BlockReader, block_runs
 from ...storage.dataset import Dataset
-from ...storage.format import TABLE, Schema
+from ...storage.format.arrays import TABLE
+from ...storage.format.schema import Schema
 from ...storage.metrics.scoring import Scoring
 from ..target.labels import class_codes, truths
 from .columns import side_values

@@ -14,7 +14,10 @@ from ...storage.blocks.writer import WrittenShard, blocks_of, commit, create_arr
 from ...storage.dataset import Dataset, open_arrays, open_dataset
 from ...storage.errors import RunError
 from ...storage.fold_plan import FoldPlan, ModelRows, among, open_plan
-from ...storage.format import IGNORED, MANIFEST, ArraySpec, Manifest, Schema, keys_of
+from ...storage.format.arrays import ArraySpec, keys_of
+from ...storage.format.dense import IGNORED
+from ...storage.format.manifest import MANIFEST, Manifest
+from ...storage.format.schema import Schema
 from ...storage.metrics.scoring import Scoring, log_losses, own_probabilities
 from ...storage.parts import read_part
 from ...storage.places.locate import locate

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset, StoredArrays
-from ...storage.format import Schema, keys_of
+from ...storage.format.arrays import keys_of
+from ...storage.format.schema import Schema
 from ...storage.tasks import Progress
 from .columns import name_of_rows, predicted_classes, probabilities, side_values, vectors
 

@@ -17,7 +17,7 @@ from ...storage.blocks.shards import shard_path
 from ...storage.blocks.writer import commit, create_arrays, write_shard
 from ...storage.dataset import open_arrays
 from ...storage.errors import ConflictError, DamagedError
-from ...storage.format import MANIFEST, Manifest, ShardEntry
+from ...storage.format.manifest import MANIFEST, Manifest, ShardEntry
 from ...storage.places.json_files import read_json, write_json
 from ...storage.places.place import Place
 from ..target.commit import attributes

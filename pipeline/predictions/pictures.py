@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ...storage.errors import SourceError, UsageError
-from ...storage.format import Schema, keys_of
+from ...storage.format.arrays import keys_of
+from ...storage.format.schema import Schema
 from ...storage.places.place import Place
 from .files import is_file
 from .form import PredictedForm

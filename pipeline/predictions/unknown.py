@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ...storage.format import TABLE, Schema
+from ...storage.format.arrays import TABLE
+from ...storage.format.schema import Schema
 
 
 def unknown_in(x: np.ndarray, columns: Schema) -> Iterator[tuple[str, np.ndarray]]:

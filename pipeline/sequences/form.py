@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from ...storage.errors import UsageError
-from ...storage.sequences import TokenForm
+from ...storage.format.sequences import TokenForm
 from .ids import TokenLists
 
 TRUNCATABLE = 4096

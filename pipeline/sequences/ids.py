@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...storage.sequences import PADDING
+from ...storage.format.sequences import PADDING
 
 SEPARATORS = r"[\[\](){},;\s]+"
 LARGEST = np.iinfo(np.uint32).max

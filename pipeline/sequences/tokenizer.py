@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from ...storage.errors import UsageError
+from ...storage.format.sequences import TOKENIZER, TokenForm
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
 from ...storage.programs.loading import load_entry, open_code
 from ...storage.programs.own_code import name_in
 from ...storage.programs.user_code import describe_error
-from ...storage.sequences import TOKENIZER, TokenForm
 from .ids import TokenLists, lists_of, parse_ids
 
 Tokenize = Callable[[list[str]], Sequence[Sequence[int]]]

@@ -3,7 +3,7 @@
 from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError
-from ...storage.format import WORK
+from ...storage.format.manifest import WORK
 from ...storage.places.json_files import create_json
 from ...storage.places.locate import Location, locate
 from ...storage.tasks import Executor, Progress, silent

@@ -8,7 +8,8 @@ import numpy as np
 
 from ...storage.dataset import open_dataset
 from ...storage.errors import UsageError
-from ...storage.format import Layout, Schema, StackForm
+from ...storage.format.layout import Layout
+from ...storage.format.schema import Schema, StackForm
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ import numpy as np
 
 from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import open_arrays, open_dataset
-from ...storage.format import TABLE, Layout, Schema
+from ...storage.format.arrays import TABLE
+from ...storage.format.layout import Layout
+from ...storage.format.schema import Schema
 from ...storage.places.locate import locate
 from ..target.plan import StoredPlan
 from ..target.receipts import finish_shard, with_gaps

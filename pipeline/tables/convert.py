@@ -15,12 +15,13 @@ from typing import TypeVar
 from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError, RowError, SourceError, UsageError
-from ...storage.format import LEFT_OUT, MANIFEST, WORK, Schema
+from ...storage.format.manifest import LEFT_OUT, MANIFEST, WORK
+from ...storage.format.schema import Schema
+from ...storage.format.sequences import TOKENIZER
 from ...storage.places.json_files import create_json, write_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.programs.own_code import Code, copy_code
-from ...storage.sequences import TOKENIZER
 from ...storage.tasks import CONVERSION, Executor, Progress, Task, silent
 from ..csv.cut import CsvTable, Cut, cut_ranges, cut_tasks, resolve_cuts
 from ..csv.row_batch import Columns, Piece, is_unlabelled, joint_remedy

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...storage.errors import SourceError
-from ...storage.format import Layout, Schema
+from ...storage.format.layout import Layout
+from ...storage.format.schema import Schema
+from ...storage.format.sequences import LENGTH
 from ...storage.places.locate import locate
 from ...storage.places.place import Place
-from ...storage.sequences import LENGTH
 from ..csv.row_batch import Columns, Numbers, Piece, Rounding, RowBatch, is_unlabelled
 from ..sequences.tokenizer import TokenReading
 from ..target.beside import DAY, date_seconds, encode_beside

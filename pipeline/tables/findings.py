@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...storage.errors import RowError
-from ...storage.format import Schema
+from ...storage.format.schema import Schema
 from ...storage.places.locate import locate
 from ..csv.kernels import extend_ranges
 from ..csv.row_batch import Columns, Misfit, Numbers, Piece, RowBatch, is_unlabelled

@@ -9,7 +9,8 @@ from typing import Protocol
 import pyarrow as pa
 
 from ...storage.errors import SourceError, UsageError
-from ...storage.format import Layout, Schema
+from ...storage.format.layout import Layout
+from ...storage.format.schema import Schema
 from ..csv.amounts import AMOUNT, LOCAL, find_amounts
 from ..csv.cut import CsvTable
 from ..csv.dates import (

@@ -26,7 +26,8 @@ import google_crc32c
 import numpy as np
 
 from ...storage.errors import ConflictError, DamagedError
-from ...storage.format import WORK, ArraySpec
+from ...storage.format.arrays import ArraySpec
+from ...storage.format.manifest import WORK
 from ...storage.places.json_files import content_hash, read_json, write_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place

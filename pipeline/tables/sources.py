@@ -7,7 +7,7 @@ from typing import Literal
 from urllib.parse import quote, unquote
 
 from ...storage.errors import SourceError
-from ...storage.format import Source
+from ...storage.format.manifest import Source
 from ...storage.places.locate import locate, matching
 from ..csv.archive import ZIP
 from ..csv.open import COMPRESSED

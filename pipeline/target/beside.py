@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...storage.format import NO_DATE, Schema, SideColumn
+from ...storage.format.arrays import NO_DATE, SideColumn
+from ...storage.format.schema import Schema
 from ...storage.options import as_texts
 from .labels import TextFindings, has_leading_zeros
 from .options import RoleOptions

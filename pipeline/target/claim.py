@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 from ...storage.dataset import open_dataset
 from ...storage.errors import ConflictError
-from ...storage.format import MANIFEST, WORK, Layout, Schema
+from ...storage.format.layout import Layout
+from ...storage.format.manifest import MANIFEST, WORK
+from ...storage.format.schema import Schema
 from ...storage.places.json_files import read_json, same_json
 from ...storage.places.place import Place
 from ...storage.versions import manifest_of, newest_version

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ...storage.format import Layout, Schema, ShardEntry, Statistics
+from ...storage.format.layout import Layout
+from ...storage.format.manifest import ShardEntry
+from ...storage.format.schema import Schema
+from ...storage.format.statistics import Statistics
 from ...storage.moments.moments import Moments
 from .receipts import unpack
 

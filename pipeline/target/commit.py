@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from ...storage.blocks.writer import commit, write_block_table
-from ...storage.format import LEFT_OUT, WORK, Manifest, Schema
+from ...storage.format.manifest import LEFT_OUT, WORK, Manifest
+from ...storage.format.schema import Schema
+from ...storage.format.windows import WINDOWED
 from ...storage.places.place import Place
-from ...storage.windows import WINDOWED
 from .claim import SKIPPED, DatasetSpec
 from .combine import Combined
 from .receipts import read_receipts

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from ...storage.blocks.shards import shard_key
 from ...storage.errors import DamagedError
-from ...storage.format import WORK, ArraySpec
+from ...storage.format.arrays import ArraySpec
+from ...storage.format.manifest import WORK
 from ...storage.places.json_files import read_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place

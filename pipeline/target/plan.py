@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from ...storage.errors import ConflictError
-from ...storage.format import WORK
+from ...storage.format.manifest import WORK
 from ...storage.places.json_files import content_hash, parse_json, to_json
 from ...storage.places.locate import locate
 from ...storage.places.place import Place

@@ -11,7 +11,10 @@ import numpy as np
 
 from ...storage.blocks.shards import Rows
 from ...storage.blocks.writer import write_shard
-from ...storage.format import TABLE, WORK, Layout, Schema
+from ...storage.format.arrays import TABLE
+from ...storage.format.layout import Layout
+from ...storage.format.manifest import WORK
+from ...storage.format.schema import Schema
 from ...storage.moments.moments import Moments
 from ...storage.places.json_files import read_json, write_json
 from ...storage.places.place import Place

@@ -9,7 +9,10 @@ import numpy as np
 from ...storage.blocks.shards import PARTS, part_folder
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError, SourceError, UsageError
-from ...storage.format import MANIFEST, WORK, Layout, Manifest, Schema, Statistics
+from ...storage.format.layout import Layout
+from ...storage.format.manifest import MANIFEST, WORK, Manifest
+from ...storage.format.schema import Schema
+from ...storage.format.statistics import Statistics
 from ...storage.moments.moments import Moments
 from ...storage.places.json_files import content_hash, create_json, read_json, to_json
 from ...storage.places.place import Place

@@ -13,12 +13,13 @@ import numpy as np
 from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError, UsageError
-from ...storage.format import LEFT_OUT, MANIFEST, WORK, Schema
+from ...storage.format.manifest import LEFT_OUT, MANIFEST, WORK
+from ...storage.format.schema import Schema
+from ...storage.format.windows import ROWS, RUNS
 from ...storage.places.json_files import content_hash, create_json, same_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, silent
-from ...storage.windows import ROWS, RUNS
 from ..tables.convert import convert, specify
 from ..tables.shuffle import ORDER
 from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target, remove_leftovers

@@ -11,8 +11,8 @@ import numpy as np
 from ...storage.blocks.reader import BlockReader, block_runs
 from ...storage.dataset import Dataset
 from ...storage.errors import SourceError, UsageError
-from ...storage.format import NO_DATE, SideColumn
-from ...storage.windows import WindowForm
+from ...storage.format.arrays import NO_DATE, SideColumn
+from ...storage.format.windows import WindowForm
 from ..predictions.columns import side_values
 
 

@@ -8,8 +8,10 @@ import numpy as np
 
 from ...storage.dataset import Dataset
 from ...storage.errors import SourceError, UsageError, suggest
-from ...storage.format import ArraySpec, Layout, Schema, choose_layout
-from ...storage.windows import WINDOWED, WindowForm, Windows
+from ...storage.format.arrays import ArraySpec
+from ...storage.format.layout import Layout, choose_layout
+from ...storage.format.schema import Schema
+from ...storage.format.windows import WINDOWED, WindowForm, Windows
 from ..tables.options import TableOptions
 from ..tables.spec.request import ConvertRequest
 from ..target.labels import label_columns

@@ -12,10 +12,12 @@ from ...storage.blocks.windows import WindowReader
 from ...storage.blocks.writer import write_shard
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import ConflictError
-from ...storage.format import WORK, Layout, Schema
+from ...storage.format.layout import Layout
+from ...storage.format.manifest import WORK
+from ...storage.format.schema import Schema
+from ...storage.format.windows import ROWS, RUNS, WINDOWED, Windows
 from ...storage.places.json_files import content_hash, write_json
 from ...storage.places.locate import locate
-from ...storage.windows import ROWS, RUNS, WINDOWED, Windows
 from ..target.plan import StoredPlan
 from ..target.receipts import receipt_path, summarize
 

@@ -6,7 +6,9 @@ from contextlib import suppress
 import numpy as np
 
 from ..errors import DamagedError
-from ..format import ArraySpec, Layout, Manifest
+from ..format.arrays import ArraySpec
+from ..format.layout import Layout
+from ..format.manifest import Manifest
 from ..places.place import Place, in_threads
 from .index import BlockIndex
 from .shards import decode_index, index_bytes, shard_key

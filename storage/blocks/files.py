@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..format import ImageForm
+from ..format.images import ImageForm
 
 NUMBER = struct.Struct("<I")
 

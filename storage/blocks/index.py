@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..format import Layout
+from ..format.layout import Layout
 
 INDEX = "index.safetensors"
 

@@ -13,10 +13,12 @@ import numpy as np
 from ..dataset import Dataset, StoredArrays, open_rows
 from ..errors import DamagedError, DatasetError
 from ..foreign.reader import ForeignReader, shared_reader
-from ..format import ImageForm, Schema, keys_of
+from ..format.arrays import keys_of
+from ..format.images import ImageForm
+from ..format.schema import Schema
+from ..format.windows import WINDOWED, Windows
 from ..places.block_cache import CachedBlocks, cached_blocks
 from ..places.place import RangeReader
-from ..windows import WINDOWED, Windows
 from .ahead import AHEAD_BYTES, BlocksAhead, Key, Part
 from .checksum import LONG
 from .files import UndecodedError, decode_files, files_of

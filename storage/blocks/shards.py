@@ -16,7 +16,8 @@ import numpy as np
 from numcodecs import blosc
 
 from ..errors import DamagedError
-from ..format import ArraySpec, Layout
+from ..format.arrays import ArraySpec
+from ..format.layout import Layout
 from .checksum import crc32c
 from .files import pack_files
 

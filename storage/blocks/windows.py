@@ -10,8 +10,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..foreign.cache import DecodedChunks
-from ..format import Layout
-from ..windows import Windows
+from ..format.layout import Layout
+from ..format.windows import Windows
 
 Decode = Callable[[int], np.ndarray]
 """Decodes a block of rows: (rows, columns)."""

@@ -19,7 +19,9 @@ from zarr.errors import UnstableSpecificationWarning, ZarrUserWarning
 from zarr.storage import MemoryStore
 
 from ..errors import ConflictError
-from ..format import FORMAT, MANIFEST, ArraySpec, Layout, Manifest, ShardEntry
+from ..format.arrays import ArraySpec
+from ..format.layout import Layout
+from ..format.manifest import FORMAT, MANIFEST, Manifest, ShardEntry
 from ..places.json_files import content_hash, create_json
 from ..places.place import Place
 from .index import INDEX, BlockIndex

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..format import Schema
+from ..format.schema import Schema
 
 
 def marginals(chosen: np.ndarray, truth: np.ndarray, weight: np.ndarray, classes: int) -> np.ndarray:

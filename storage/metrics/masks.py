@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..format import IGNORED, SMALLEST_PROBABILITY
+from ..format.dense import IGNORED
+from ..format.schema import SMALLEST_PROBABILITY
 
 KINDS = "_hit", "_said", "_true"
 """The pixels of a class that are predicted rightly, predicted at all, and true."""

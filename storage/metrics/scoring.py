@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..format import SMALLEST_PROBABILITY, THRESHOLD, Schema
+from ..format.schema import SMALLEST_PROBABILITY, THRESHOLD, Schema
 from .classes import class_metrics, label_metrics, marginals
 from .masks import mask_columns, mask_metrics
 from .names import LOWER_IS_BETTER, RANKED

@@ -17,7 +17,7 @@ import simplejpeg
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from ..format import ImageForm
+from ..format.images import ImageForm
 from .depth import DEEPEST, Deep, DepthError, has_eight_bits, is_rounded, read_deep, to_samples
 from .fit import Box, fit_image, upright
 from .foreign import formats_of, is_dicom, read_dicom, size_of_dicom

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from ..format import ImageForm
+from ..format.images import ImageForm
 
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
 WITHOUT_RANGE = ("I", "F")

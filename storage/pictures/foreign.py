@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from ..format import ImageForm
+from ..format.images import ImageForm
 from .depth import Deep, DepthError
 
 # Formats that have a signature and are decoded in this process: Pillow's others start programs (EPS) or accept any file

@@ -14,7 +14,7 @@ from typing import Any
 
 import numcodecs
 import numpy as np
-from foldstream.storage.format import BLOCK_BYTES
+from foldstream.storage.format.layout import BLOCK_BYTES
 from numcodecs import blosc
 from rich.console import Console
 from rich.table import Table

@@ -20,8 +20,8 @@ import foldstream as fs
 import numpy as np
 import psutil
 from foldstream.cluster.ray.job_cluster import ray_cluster
-from foldstream.storage import format as storage_format
 from foldstream.storage.dataset import Dataset
+from foldstream.storage.format import layout as layouts
 
 from .record import machine, write_section
 
@@ -38,7 +38,7 @@ def prepare(folder: Path) -> tuple[Path, Dataset]:
     many.write_text("".join(line.partition(",")[2] for line in [header, *(digits * REPEATED)]))
     fs.convert_csv(few, folder / "few.zarr", label="label", shape=(1, 28, 28))
     fs.train(folder / "few.zarr", folder / "run", model="digits-cnn", folds=2, epochs=1)
-    storage_format.SHARD_BYTES = SHARD_BYTES
+    layouts.SHARD_BYTES = SHARD_BYTES
     return folder / "run", fs.convert_csv(many, folder / "many.zarr", like=folder / "few.zarr")
 
 

@@ -26,7 +26,8 @@ from foldstream.pipeline.target.labels import TextFindings
 from foldstream.pipeline.target.receipts import receipt_path, summarize
 from foldstream.storage.blocks.shards import shard_key
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.format import Manifest, Schema, ShardEntry, Source
+from foldstream.storage.format.manifest import Manifest, ShardEntry, Source
+from foldstream.storage.format.schema import Schema
 from foldstream.storage.places.json_files import content_hash, to_json, write_json
 from foldstream.storage.places.locate import locate
 from foldstream.storage.places.place import Place

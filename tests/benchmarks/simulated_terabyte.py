@@ -26,7 +26,7 @@ import numpy as np
 from foldstream.cluster.runs.schedule import Status
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.fold_plan import ModelRows, among
-from foldstream.storage.format import Layout
+from foldstream.storage.format.layout import Layout
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.splits.checks import check_counts
 from foldstream.training.splits.folds import kfold

@@ -25,7 +25,7 @@ import psutil
 from distributed import LocalCluster
 from foldstream.pipeline.target.claim import SPEC
 from foldstream.pipeline.target.receipts import RECEIPTS
-from foldstream.storage.format import MANIFEST, WORK
+from foldstream.storage.format.manifest import MANIFEST, WORK
 from foldstream.storage.places.json_files import content_hash, read_json
 from PIL import Image
 

@@ -16,7 +16,7 @@ from foldstream.pipeline.tables.convert import convert
 from foldstream.pipeline.tables.sources import describe_source
 from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.dataset import open_dataset
-from foldstream.storage.format import ImageForm
+from foldstream.storage.format.images import ImageForm
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.config import TrainConfig

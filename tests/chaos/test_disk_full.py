@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from foldstream.storage.format import MANIFEST
+from foldstream.storage.format.manifest import MANIFEST
 
 from .convert_kills import Quiet, convert_quietly, hashes, make_csv
 from .processes import convert_command, finish, refusal, remount, start

@@ -9,7 +9,7 @@ import obstore
 import pytest
 import torch
 from foldstream.storage.dataset import Dataset
-from foldstream.storage.format import WORK
+from foldstream.storage.format.manifest import WORK
 from foldstream.storage.places.requests import open_store
 from pyarrow import parquet
 

@@ -9,7 +9,8 @@ import zarr
 from foldstream.storage.blocks.shards import MISSING, decode_block, decode_index, encode_shard, index_bytes, shard_key
 from foldstream.storage.blocks.writer import create_arrays
 from foldstream.storage.errors import DamagedError
-from foldstream.storage.format import ArraySpec, Layout
+from foldstream.storage.format.arrays import ArraySpec
+from foldstream.storage.format.layout import Layout
 from foldstream.storage.places.locate import locate
 
 SPECS = [

@@ -27,7 +27,7 @@ from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.blocks.reader import cached_reader
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError
-from foldstream.storage.format import ImageForm
+from foldstream.storage.format.images import ImageForm
 from foldstream.storage.places.locate import locate
 from foldstream.storage.places.requests import open_store
 from foldstream.storage.tasks import SerialExecutor

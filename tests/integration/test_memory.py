@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from foldstream.storage.format import Layout
+from foldstream.storage.format.layout import Layout
 
 from ..datasets import write_dataset
 

@@ -20,7 +20,7 @@ from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.blocks.shards import shard_key
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import DatasetError
-from foldstream.storage.format import MANIFEST, WORK
+from foldstream.storage.format.manifest import MANIFEST, WORK
 from foldstream.storage.places.local import LOCK
 from foldstream.storage.places.locks import lock_file
 from foldstream.storage.tasks import SerialExecutor

@@ -22,7 +22,8 @@ from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, RowError, SourceError, UsageError
-from foldstream.storage.format import LEFT_OUT, WORK, ImageForm
+from foldstream.storage.format.images import ImageForm
+from foldstream.storage.format.manifest import LEFT_OUT, WORK
 from foldstream.storage.tasks import SerialExecutor, silent
 from foldstream.training.splits.plan import make_plan
 from foldstream.training.splits.split import Split

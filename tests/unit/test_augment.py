@@ -10,7 +10,7 @@ import pytest
 import torch
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, UsageError
-from foldstream.storage.format import Schema
+from foldstream.storage.format.schema import Schema
 from foldstream.storage.places.locate import locate
 from foldstream.training.config import Execution, TrainingOptions
 from foldstream.training.engine.learner import AUGMENTATION

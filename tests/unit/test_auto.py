@@ -13,7 +13,8 @@ import torch
 from foldstream.cluster.api.training_request import check_request, check_settings
 from foldstream.cluster.requests import TrainRequest
 from foldstream.storage.errors import ConflictError, UsageError
-from foldstream.storage.format import ImageForm, Schema
+from foldstream.storage.format.images import ImageForm
+from foldstream.storage.format.schema import Schema
 from foldstream.training.config import TrainConfig
 from foldstream.training.fitted.inputs import InputColumn, InputSchema
 from foldstream.training.zoo.auto import Length, choose_model, usual_length

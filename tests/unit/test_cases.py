@@ -8,7 +8,7 @@ import foldstream as fs
 import numpy as np
 import pytest
 from foldstream.storage.errors import FoldstreamError
-from foldstream.storage.format import keys_of
+from foldstream.storage.format.arrays import keys_of
 
 from .test_csv import read_all
 

@@ -19,7 +19,8 @@ from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RowError, SourceError, UsageError
-from foldstream.storage.format import Source, keys_of
+from foldstream.storage.format.arrays import keys_of
+from foldstream.storage.format.manifest import Source
 from foldstream.storage.places.json_files import to_json
 
 from ..conftest import WriteCsv, convert_file, table

@@ -16,7 +16,7 @@ from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, DamagedError, ForeignError, IncompleteError, UsageError
-from foldstream.storage.format import choose_layout
+from foldstream.storage.format.layout import choose_layout
 from foldstream.storage.tasks import Result, SerialExecutor, Task
 
 from ..conftest import convert_file

@@ -17,7 +17,7 @@ from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import DamagedError, DatasetError, SourceError, UsageError
-from foldstream.storage.format import ImageForm
+from foldstream.storage.format.images import ImageForm
 from foldstream.storage.tasks import SerialExecutor
 from PIL import Image
 

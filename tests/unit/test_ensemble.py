@@ -3,7 +3,7 @@
 import pytest
 import torch
 from foldstream.storage.errors import UsageError
-from foldstream.storage.format import Schema
+from foldstream.storage.format.schema import Schema
 from foldstream.training.model.ensemble import combine, ensemble_weights
 from foldstream.training.settings import check_ensemble
 

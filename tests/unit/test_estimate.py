@@ -16,7 +16,7 @@ from foldstream.cluster.planning.estimate import (
     forecast_times,
 )
 from foldstream.cluster.planning.text import assumptions, forecast_row, time_text, training_facts
-from foldstream.storage.format import Layout
+from foldstream.storage.format.layout import Layout
 from foldstream.storage.machine import size_text
 from foldstream.training.splits.split import Split
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from foldstream.storage.format import ArraySpec
+from foldstream.storage.format.arrays import ArraySpec
 from foldstream.training.stream.group_memory import GroupMemory, scatter
 
 

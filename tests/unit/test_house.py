@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LAYERS = {"storage": 0, "pipeline": 1, "training": 1, "cluster": 2, "cli": 3, "__init__": 3}
 ROOMS = {
-    "storage": ["errors", "random compiled machine tasks", "places moments", "programs", "*", "metrics"],
+    "storage": ["errors", "random compiled machine tasks", "places moments", "programs", "format", "*", "metrics"],
     "pipeline": ["csv", "target sequences", "tables images predictions adopt", "ensembles stacking", "*"],
     "training": [
         "seeding stopping",

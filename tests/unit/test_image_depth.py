@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from foldstream.cluster.listener import Listener
 from foldstream.storage.errors import SourceError, UsageError
-from foldstream.storage.format import ImageForm
+from foldstream.storage.format.images import ImageForm
 from foldstream.storage.pictures.decode import ImageError, decode_image
 from foldstream.storage.tasks import SerialExecutor
 from PIL import Image

@@ -20,7 +20,8 @@ from foldstream.pipeline.images.convert import convert_images
 from foldstream.pipeline.images.listing.list import ImageList, list_images
 from foldstream.pipeline.images.spec import ImageConversionSpec, ImageRequest, specify_images
 from foldstream.storage.errors import SourceError, UsageError
-from foldstream.storage.format import LEFT_OUT, ImageForm
+from foldstream.storage.format.images import ImageForm
+from foldstream.storage.format.manifest import LEFT_OUT
 from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.splits.choose import choose_split
 from foldstream.training.splits.split import SplitOptions

@@ -18,7 +18,7 @@ from foldstream.pipeline.images.convert import convert_images
 from foldstream.pipeline.images.spec import ImageConversionSpec, ImageRequest
 from foldstream.pipeline.sample import sample_images
 from foldstream.storage.errors import RowError, SourceError, UsageError
-from foldstream.storage.format import ImageForm
+from foldstream.storage.format.images import ImageForm
 from foldstream.storage.places.json_files import same_json
 from foldstream.storage.tasks import SerialExecutor
 from PIL import Image

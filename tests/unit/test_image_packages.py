@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from foldstream.pipeline.images.formats import is_image
-from foldstream.storage.format import ImageForm
+from foldstream.storage.format.images import ImageForm
 from foldstream.storage.pictures.decode import ImageError, decode_image
 from PIL import Image
 

@@ -11,7 +11,7 @@ from foldstream.pipeline.images.preview import draw_preview
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import open_arrays
 from foldstream.storage.errors import SourceError, UsageError
-from foldstream.storage.format import LEFT_OUT
+from foldstream.storage.format.manifest import LEFT_OUT
 from foldstream.training.config import Execution
 from foldstream.training.model.augmentation import make_augmentation
 from foldstream.training.splits.split import Split

@@ -24,7 +24,8 @@ from foldstream.pipeline.images.watchdog import decode_images
 from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, FoldstreamError, SourceError, UsageError
-from foldstream.storage.format import LEFT_OUT, ImageForm
+from foldstream.storage.format.images import ImageForm
+from foldstream.storage.format.manifest import LEFT_OUT
 from foldstream.storage.pictures.decode import MOST_PIXELS, ImageError
 from foldstream.storage.pictures.decode import decode_image as decode_into
 from foldstream.storage.tasks import SerialExecutor

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from foldstream.storage.errors import UsageError
-from foldstream.storage.format import ImageForm, Schema, Statistics
+from foldstream.storage.format.images import ImageForm
+from foldstream.storage.format.schema import Schema
+from foldstream.storage.format.statistics import Statistics
 from foldstream.training.fitted.inputs import InputColumn, describe_inputs, plan_inputs
 from foldstream.training.fitted.strategies import parse_fill, parse_scaling
 from foldstream.training.model.objective import Normalizer

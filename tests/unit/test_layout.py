@@ -8,7 +8,9 @@ import zarr
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.blocks.writer import blocks_of, commit, create_arrays, write_shard
 from foldstream.storage.dataset import StoredArrays, open_arrays
-from foldstream.storage.format import ArraySpec, Layout, Manifest
+from foldstream.storage.format.arrays import ArraySpec
+from foldstream.storage.format.layout import Layout
+from foldstream.storage.format.manifest import Manifest
 from foldstream.storage.places.json_files import parse_json, to_json
 from foldstream.storage.places.locate import locate
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from foldstream.cluster.api.predict import write_oof
 from foldstream.storage.errors import UsageError
-from foldstream.storage.format import Schema, Statistics
+from foldstream.storage.format.schema import Schema
+from foldstream.storage.format.statistics import Statistics
 from foldstream.storage.metrics.scoring import Scoring
 from foldstream.storage.places.locate import locate
 from foldstream.training.config import Recipe

@@ -12,7 +12,9 @@ import pytest
 from foldstream.pipeline.images.targets.pixels import draw_mask, read_mask
 from foldstream.pipeline.verify import find_damage, repair_shards
 from foldstream.storage.errors import SourceError, UsageError
-from foldstream.storage.format import IGNORED, LEFT_OUT, ImageForm
+from foldstream.storage.format.dense import IGNORED
+from foldstream.storage.format.images import ImageForm
+from foldstream.storage.format.manifest import LEFT_OUT
 from foldstream.storage.pictures.decode import ImageError, decode_image
 from foldstream.storage.tasks import SerialExecutor
 from PIL import Image

@@ -13,7 +13,7 @@ from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset, open_arrays
 from foldstream.storage.errors import RunError
 from foldstream.storage.fold_plan import FoldPlan
-from foldstream.storage.format import Schema
+from foldstream.storage.format.schema import Schema
 from foldstream.storage.metrics.scoring import Scoring
 from foldstream.storage.parts import write_part
 from foldstream.storage.places.locate import locate

@@ -12,7 +12,8 @@ from foldstream.pipeline.predictions.scores import MergedScores
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import open_arrays, open_dataset
 from foldstream.storage.errors import RunError, UsageError
-from foldstream.storage.format import Schema, SideColumn
+from foldstream.storage.format.arrays import SideColumn
+from foldstream.storage.format.schema import Schema
 from foldstream.storage.metrics.ranking import RankSums, order_key
 from foldstream.storage.metrics.sample import RowSample
 from foldstream.storage.metrics.scoring import Scoring

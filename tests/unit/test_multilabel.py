@@ -11,7 +11,7 @@ import torch
 from foldstream.cluster.api.predict import write_oof
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import SourceError, UsageError
-from foldstream.storage.format import Schema
+from foldstream.storage.format.schema import Schema
 from foldstream.storage.places.locate import locate
 from foldstream.training.model.ensemble import combine
 from foldstream.training.model.weights import load_weights

@@ -10,7 +10,7 @@ from foldstream.storage.blocks.one_call import read_parts
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import DamagedError
-from foldstream.storage.format import Layout
+from foldstream.storage.format.layout import Layout
 
 from ..datasets import write_dataset
 

@@ -11,7 +11,8 @@ from foldstream.cluster.api.job_file import load_job_file
 from foldstream.cluster.submit.submission import pack_job
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, UsageError
-from foldstream.storage.format import Schema, Statistics
+from foldstream.storage.format.schema import Schema
+from foldstream.storage.format.statistics import Statistics
 from foldstream.storage.metrics.scoring import Scoring
 from foldstream.storage.places.locate import locate
 from foldstream.training.config import Recipe, TrainConfig

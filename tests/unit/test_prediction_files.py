@@ -18,7 +18,8 @@ from foldstream.pipeline.predictions.files import ending_of, write_tables
 from foldstream.pipeline.predictions.known_labels import SourceScores, rows_with_labels
 from foldstream.pipeline.predictions.scores import Scorer
 from foldstream.storage.errors import UsageError
-from foldstream.storage.format import Schema, SideColumn
+from foldstream.storage.format.arrays import SideColumn
+from foldstream.storage.format.schema import Schema
 from foldstream.storage.metrics.scoring import Scoring
 from foldstream.storage.places.locate import locate
 from pyarrow import parquet

@@ -17,7 +17,7 @@ from foldstream.cluster.api.job_file import load_job_file
 from foldstream.pipeline.predictions import files
 from foldstream.storage.dataset import Dataset, open_arrays
 from foldstream.storage.errors import ConflictError, UsageError
-from foldstream.storage.format import WORK
+from foldstream.storage.format.manifest import WORK
 from foldstream.storage.tasks import Result, SerialExecutor, Task
 from pyarrow import parquet
 

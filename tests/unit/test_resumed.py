@@ -22,7 +22,10 @@ from foldstream.pipeline.target.plan import PLANS, StoredPlan
 from foldstream.pipeline.target.receipts import RECEIPTS, summarize
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError
-from foldstream.storage.format import WORK, ImageForm, Layout, Schema, ShardEntry
+from foldstream.storage.format.images import ImageForm
+from foldstream.storage.format.layout import Layout
+from foldstream.storage.format.manifest import WORK, ShardEntry
+from foldstream.storage.format.schema import Schema
 from foldstream.storage.places.local import LocalPlace
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import Executor, Progress, Result, SerialExecutor, Task, silent

@@ -13,7 +13,8 @@ from foldstream.pipeline.images.spec import ImageRequest
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ForeignError, UsageError
-from foldstream.storage.format import MANIFEST, ImageForm, Manifest
+from foldstream.storage.format.images import ImageForm
+from foldstream.storage.format.manifest import MANIFEST, Manifest
 from foldstream.storage.places.json_files import read_json
 from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.splits.choose import choose_split

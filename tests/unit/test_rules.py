@@ -24,7 +24,7 @@ from foldstream.pipeline.csv import cut
 from foldstream.pipeline.csv.options import MISSING, CsvOptions
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import FoldstreamError, SourceError
-from foldstream.storage.format import keys_of
+from foldstream.storage.format.arrays import keys_of
 from foldstream.storage.tasks import SerialExecutor
 from pyarrow import feather, parquet
 

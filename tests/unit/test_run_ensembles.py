@@ -28,7 +28,9 @@ from foldstream.pipeline.predictions.merge import prediction_arrays
 from foldstream.storage.blocks.writer import blocks_of, commit, create_arrays, write_shard
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, ForeignError, UsageError
-from foldstream.storage.format import MANIFEST, Layout, Manifest, Schema
+from foldstream.storage.format.layout import Layout
+from foldstream.storage.format.manifest import MANIFEST, Manifest
+from foldstream.storage.format.schema import Schema
 from foldstream.storage.metrics.scoring import Scoring
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor

@@ -15,7 +15,10 @@ from foldstream.pipeline.predictions.merge import MajorityOfModels
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import open_arrays
 from foldstream.storage.errors import UsageError
-from foldstream.storage.format import IGNORED, ArraySpec, DenseTarget, Schema, Statistics
+from foldstream.storage.format.arrays import ArraySpec
+from foldstream.storage.format.dense import IGNORED, DenseTarget
+from foldstream.storage.format.schema import Schema
+from foldstream.storage.format.statistics import Statistics
 from foldstream.storage.metrics.scoring import Scoring
 from foldstream.training.config import Execution, Recipe
 from foldstream.training.model.augmentation import make_augmentation

@@ -15,7 +15,7 @@ from foldstream.cluster.submit.submission import pack_job
 from foldstream.pipeline.sequences.ids import lists_as_text, lists_of, parse_ids
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, RowError, UsageError
-from foldstream.storage.sequences import LENGTH, TOKENIZER
+from foldstream.storage.format.sequences import LENGTH, TOKENIZER
 from foldstream.training.stream.sequences.padding import widths_of
 from pyarrow import parquet
 

@@ -17,7 +17,7 @@ from foldstream.pipeline.tables.sources import find_sources
 from foldstream.pipeline.tables.spec.request import ConvertRequest
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RowError, SourceError, UsageError
-from foldstream.storage.format import keys_of
+from foldstream.storage.format.arrays import keys_of
 from foldstream.storage.tasks import SerialExecutor
 
 from ..conftest import WriteCsv, contents, convert_file, table

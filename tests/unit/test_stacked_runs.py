@@ -19,7 +19,7 @@ from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset, open_arrays, open_dataset
 from foldstream.storage.errors import ConflictError, UsageError
 from foldstream.storage.fold_plan import among, open_plan
-from foldstream.storage.format import TABLE
+from foldstream.storage.format.arrays import TABLE
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor
 from foldstream.training.model.prediction import load_ensemble

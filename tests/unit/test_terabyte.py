@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from foldstream.storage.fold_plan import ModelRows
-from foldstream.storage.format import Layout
+from foldstream.storage.format.layout import Layout
 from foldstream.training.stream.loads import schedule_loads
 from foldstream.training.stream.order import EpochOrder
 

@@ -11,7 +11,8 @@ import pytest
 from foldstream.cluster.runs.run import prepare_run
 from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import RunError, UsageError
-from foldstream.storage.format import Schema, Statistics
+from foldstream.storage.format.schema import Schema
+from foldstream.storage.format.statistics import Statistics
 from foldstream.storage.parts import read_part
 from foldstream.storage.places.json_files import read_json
 from foldstream.storage.places.locate import locate

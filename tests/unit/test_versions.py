@@ -11,7 +11,7 @@ from foldstream.pipeline.target.versions import remove_versions
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, DamagedError, ForeignError, UsageError
-from foldstream.storage.format import MANIFEST, WORK
+from foldstream.storage.format.manifest import MANIFEST, WORK
 from foldstream.storage.places.locate import locate
 from foldstream.storage.versions import VERSIONS
 

@@ -22,10 +22,10 @@ from foldstream.storage.blocks.writer import blocks_of, commit, create_arrays, w
 from foldstream.storage.dataset import Dataset, open_dataset, open_rows
 from foldstream.storage.errors import DamagedError, SourceError, UsageError
 from foldstream.storage.fold_plan import among, open_plan
-from foldstream.storage.format import Manifest
+from foldstream.storage.format.manifest import Manifest
+from foldstream.storage.format.windows import WindowForm
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor, silent
-from foldstream.storage.windows import WindowForm
 from foldstream.training.config import Execution
 from foldstream.training.engine.loop import FoldTrainer
 from foldstream.training.engine.process import Process

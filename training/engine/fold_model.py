@@ -9,7 +9,7 @@ import torch
 
 from ...storage.errors import RunError
 from ...storage.fold_plan import FoldPlan
-from ...storage.format import Statistics
+from ...storage.format.statistics import Statistics
 from ...storage.places.json_files import write_json
 from ..config import CheckpointPolicy
 from ..fitted.inputs import Inputs

@@ -4,7 +4,7 @@ last known value."""
 import numpy as np
 
 from ...storage.fold_plan import FoldPlan
-from ...storage.format import THRESHOLD, Schema
+from ...storage.format.schema import THRESHOLD, Schema
 from ...storage.metrics.scoring import Scoring
 from ...storage.moments.moments import Moments, parts_merged
 from .statistics import CHANGE, CodeSums, load_sums

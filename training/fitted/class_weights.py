@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...storage.errors import UsageError, suggest
-from ...storage.format import Schema, Statistics
+from ...storage.format.schema import Schema
+from ...storage.format.statistics import Statistics
 from .strategies import parse_class_weight, parse_pos_weight
 
 

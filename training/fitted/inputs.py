@@ -12,8 +12,10 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from ...storage.errors import UsageError, suggest
-from ...storage.format import IMAGE, TABLE, Schema, Statistics
-from ...storage.sequences import TokenForm
+from ...storage.format.arrays import IMAGE, TABLE
+from ...storage.format.schema import Schema
+from ...storage.format.sequences import TokenForm
+from ...storage.format.statistics import Statistics
 from .groups import assign_columns
 from .strategies import Fill, Scaling, is_image_alone, parse_fill, parse_scaling
 

@@ -14,7 +14,9 @@ import numpy as np
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
 from ...storage.fold_plan import FoldPlan, ModelRows, open_plan
-from ...storage.format import TABLE, Schema, Statistics
+from ...storage.format.arrays import TABLE
+from ...storage.format.schema import Schema
+from ...storage.format.statistics import Statistics
 from ...storage.moments.moments import Moments, parts_merged
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, ordered_results

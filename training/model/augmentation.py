@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...storage.errors import UsageError
-from ...storage.format import IMAGE, Schema
+from ...storage.format.arrays import IMAGE
+from ...storage.format.schema import Schema
 from ...storage.programs.loading import load_entry
 from ...storage.programs.user_code import describe_error
 from ..zoo.augment import MIXES, Augment, is_code, parse_augment

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...storage.format import THRESHOLD, Schema
+from ...storage.format.schema import THRESHOLD, Schema
 
 SMALLEST_ERROR = 1e-12  # so that a perfect model has a finite weight
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...storage.errors import UsageError
-from ...storage.format import IGNORED, Schema
+from ...storage.format.dense import IGNORED
+from ...storage.format.schema import Schema
 from ...storage.programs.loading import load_entry
 from ...storage.programs.user_code import describe_error
 from ..config import Recipe

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...storage.format import IMAGE, TABLE, Schema, Statistics
+from ...storage.format.arrays import IMAGE, TABLE
+from ...storage.format.schema import Schema
+from ...storage.format.statistics import Statistics
 from ..config import Recipe, TrainConfig
 from ..fitted.class_weights import class_weights, pos_weights
 from ..fitted.inputs import Inputs, by_name, plan_inputs, varies

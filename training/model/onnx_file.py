@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ...storage.errors import UsageError
-from ...storage.format import IMAGE, TABLE, Schema, x_of
+from ...storage.format.arrays import IMAGE, TABLE, x_of
+from ...storage.format.schema import Schema
 from ...storage.machine import logging_from
 from .ensemble import combine
 from .objective import Objective

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ...storage.dataset import Dataset
 from ...storage.fold_plan import open_plan
-from ...storage.format import IMAGE, TABLE, Schema, Statistics, x_of
+from ...storage.format.arrays import IMAGE, TABLE, x_of
+from ...storage.format.schema import Schema
+from ...storage.format.statistics import Statistics
 from ...storage.machine import this_machine
 from ...storage.parts import write_part
 from ...storage.places.place import Place

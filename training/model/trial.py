@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...storage.blocks.reader import cached_reader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
-from ...storage.format import TABLE
+from ...storage.format.arrays import TABLE
 from ...storage.programs.user_code import describe_error
 from ..config import Recipe
 from ..fitted.inputs import Inputs

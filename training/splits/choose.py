@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from ...storage.errors import UsageError
-from ...storage.format import Schema
+from ...storage.format.schema import Schema
 from ...storage.options import flag_of
 from .columns import find_column
 from .split import ALSO, COLUMN_OPTIONS, MOST_FOLDS, ONCE, Kind, Split, SplitOptions

@@ -7,7 +7,8 @@ import numpy as np
 from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError, did_you_mean
-from ...storage.format import NO_DATE, TABLE, Schema
+from ...storage.format.arrays import NO_DATE, TABLE
+from ...storage.format.schema import Schema
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
 from ...storage.fold_plan import FoldPlan, ModelRows, open_plan
-from ...storage.format import MANIFEST, PLAN_OF_RUNS, PLANS
+from ...storage.format.manifest import MANIFEST, PLAN_OF_RUNS, PLANS
 from ...storage.options import flag_of
 from .assignments import Assignment
 from .split import Split, SplitOptions, options_of

@@ -16,7 +16,7 @@ from ...storage.blocks.writer import (
 from ...storage.dataset import Dataset, open_dataset
 from ...storage.errors import UsageError
 from ...storage.fold_plan import FoldPlan, code_arrays, open_plan
-from ...storage.format import MANIFEST, Manifest
+from ...storage.format.manifest import MANIFEST, Manifest
 from ...storage.places.json_files import same_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place

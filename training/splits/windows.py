@@ -13,7 +13,7 @@ from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import Dataset, open_rows
 from ...storage.errors import UsageError
 from ...storage.fold_plan import ModelRows, code_array
-from ...storage.windows import WindowForm
+from ...storage.format.windows import WindowForm
 from .assignments import HELD_OUT, HOLDOUT, PURGED, PURGED_HELD_OUT, TRAIN, UNUSED, Assignment
 from .columns import find_column
 from .split import Split

@@ -16,7 +16,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
-from ...storage.format import TABLE, ArraySpec, x_of
+from ...storage.format.arrays import TABLE, ArraySpec, x_of
 from ...storage.machine import Sharing, stream_memory, this_machine
 from ...storage.places.block_cache import BlockCache, default_budget
 

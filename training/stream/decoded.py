@@ -7,7 +7,7 @@ import numpy as np
 
 from ...storage.blocks.reader import BlockReader
 from ...storage.dataset import StoredArrays
-from ...storage.format import ArraySpec
+from ...storage.format.arrays import ArraySpec
 from ...storage.places.block_cache import BlockCache
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...storage.errors import UsageError
 from ...storage.fold_plan import MOST_CODES, FoldPlan, among
-from ...storage.format import Layout
+from ...storage.format.layout import Layout
 from .decoded import DecodedBlocks
 
 CODES_BYTES = 32 << 20  # of the codes in an array of a fold plan that stay decoded

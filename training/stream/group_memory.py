@@ -9,7 +9,7 @@ import numpy as np
 
 from ...storage.blocks.reader import as_bytes
 from ...storage.compiled import compiled, copy_past_caches, copy_words, finish_copies, prefetch
-from ...storage.format import ArraySpec
+from ...storage.format.arrays import ArraySpec
 
 CACHE_LINE = 64  # bytes
 AHEAD, FETCHED = 4, 4096  # rows ahead that are fetched, and at most so many bytes of each

@@ -13,8 +13,8 @@ import numpy as np
 from ...storage.blocks.ahead import AHEAD_BYTES
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
+from ...storage.format.sequences import LENGTH
 from ...storage.places.block_cache import BlockCache
-from ...storage.sequences import LENGTH
 from .batch import Rank, column_specs, open_cache, reading_threads
 from .decoded import DecodedBlocks
 from .filters import RowFilter

@@ -16,7 +16,8 @@ from torch.utils.data import IterableDataset
 from ...storage.blocks.reader import BlockReader, block_runs, cached_reader
 from ...storage.dataset import Dataset
 from ...storage.errors import UsageError
-from ...storage.format import ArraySpec, Schema
+from ...storage.format.arrays import ArraySpec
+from ...storage.format.schema import Schema
 from ...storage.places.block_cache import BlockCache
 from .batch import ALONE, Batch, Rank, column_specs, make_batch, open_cache, reading_threads, wait_for
 from .device import CPU, on_device

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..fitted.strategies import is_image_alone
 
 if TYPE_CHECKING:
-    from ...storage.format import Schema  # which loads numpy, for which --help would wait
+    from ...storage.format.schema import Schema  # which loads numpy, for which --help would wait
 
 AUTO = "auto"
 CHOSEN = "wide-deep", "digits-cnn", "resnet", "deep-averaging", "nlinear", "unet", "mlp"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor
 
 from ...storage.errors import UsageError
-from ...storage.format import IMAGE, TABLE
+from ...storage.format.arrays import IMAGE, TABLE
 from ..fitted.inputs import InputSchema
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from ....storage.errors import SourceError
 from ....storage.foreign.format import LANCE
 from ....storage.foreign.groups import open_lance
-from ....storage.format import BLOCK_BYTES
+from ....storage.format.layout import BLOCK_BYTES
 from ....storage.places.place import Place
 from .tables import Group, TableFiles
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ....storage.errors import UsageError
-from ....storage.format import Schema
+from ....storage.format.schema import Schema
 from ...target.labels import DISTINCT_LIMIT, TextFindings, choose_labels, class_codes
 from .find import Labels
 

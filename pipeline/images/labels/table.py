@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pyarrow import feather, parquet
 
 from ....storage.errors import RowError, SourceError
-from ....storage.format import Source
+from ....storage.format.manifest import Source
 from ....storage.places.locate import locate
 from ...csv.cut import cut_ranges, cut_tasks, resolve_cuts
 from ...csv.dialect import UNNAMED

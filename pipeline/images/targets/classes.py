@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ....storage.errors import FoldstreamError, SourceError, UsageError
-from ....storage.format import IGNORED
+from ....storage.format.dense import IGNORED
 from ....storage.pictures.decode import ImageError
 from ....storage.tasks import Executor, Progress
 from ..files import ImageFile, read_image

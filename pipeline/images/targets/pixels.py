@@ -6,7 +6,8 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
-from ....storage.format import IGNORED, ImageForm
+from ....storage.format.dense import IGNORED
+from ....storage.format.images import ImageForm
 from ....storage.pictures.decode import ImageError, check_pixels, decode_image, upright_size, with_a_reason
 from ....storage.pictures.fit import fit_image
 from ....storage.pictures.foreign import formats_of

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ....storage.errors import UsageError, suggest
-from ....storage.sequences import BESIDE_TOKENS
+from ....storage.format.sequences import BESIDE_TOKENS
 from ...csv.dialect import UNNAMED
 from ...csv.row_batch import Columns
 from ...target.labels import label_columns

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from ....storage.errors import UsageError
-from ....storage.format import Layout, Schema, choose_layout
+from ....storage.format.layout import Layout, choose_layout
+from ....storage.format.schema import Schema
 from ...csv.row_batch import Columns, Piece, Rounding
 from ...target.beside import widened
 from ..findings import Findings

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ....storage.errors import UsageError
-from ....storage.format import Schema
+from ....storage.format.schema import Schema
 from ...target.beside import DAY
 from ..findings import Findings
 from ..options import FLOATS, INTEGERS

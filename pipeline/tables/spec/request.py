@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from ....storage.errors import UsageError
-from ....storage.format import WORK, Layout, Schema, Source
+from ....storage.format.layout import Layout
+from ....storage.format.manifest import WORK, Source
+from ....storage.format.schema import Schema
 from ....storage.options import as_texts
 from ....storage.places.json_files import as_json
 from ....storage.places.place import Place

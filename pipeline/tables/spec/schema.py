@@ -7,8 +7,9 @@ from math import prod
 import numpy as np
 
 from ....storage.errors import UsageError
-from ....storage.format import DenseTarget, Schema
-from ....storage.sequences import TokenForm
+from ....storage.format.dense import DenseTarget
+from ....storage.format.schema import Schema
+from ....storage.format.sequences import TokenForm
 from ...csv.row_batch import Columns
 from ...sequences.form import TokenFindings
 from ...target.beside import side_columns

@@ -1,7 +1,7 @@
 """Samples that are windows over the rows of time series: what they consist of, and where they begin among the rows.
 
 Everything here is a plain value. The rows lie in a dataset of their own, sorted by series and time, below the dataset
-of the samples; `blocks/windows.py` reads the samples from them.
+of the samples; `storage/blocks/windows.py` reads the samples from them.
 """
 
 import io

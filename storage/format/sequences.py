@@ -6,8 +6,8 @@ The ids of a row are a row of `x`, (length,), with 0 at the end as padding; the 
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from .places.place import Place
-from .programs.own_code import Code
+from ..places.place import Place
+from ..programs.own_code import Code
 
 LENGTH = "length"  # the array of the number of ids of each row
 TOKENIZER = "tokenizer"  # the folder of a dataset or a run with the user's tokenizer
