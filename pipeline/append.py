@@ -5,7 +5,6 @@ dataset; so this resumes after a kill like any conversion. When the part is comp
 is created, which commits it. Nothing of the earlier versions is touched.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,8 +22,6 @@ from .tables.sources import find_sources
 from .tables.spec.request import NO_CODE, ConvertRequest
 from .target.options import OnError
 from .target.versions import commit_version, next_folder, remove_part, unfinished_request
-
-OVERWRITE = re.compile(r"choose another name, or (use|start over with) --overwrite")
 
 
 def append_request(
@@ -145,8 +142,8 @@ def append_rows(
         remove_part(place, dataset.place)
         raise (_with_remedy(error) if isinstance(error, RowError) else error) from None
     except ConflictError as error:
-        discard = f"or discard it with 'foldstream prune {dataset.place}'"
-        raise ConflictError(OVERWRITE.sub(discard, str(error))) from None
+        discard = f"repeat that command, or discard it with 'foldstream prune {dataset.place}'"
+        raise (ConflictError(error.problem, discard) if error.remedy else error) from None
     finally:
         place.parent.remove_if_empty()
     return commit_version(dataset, part)

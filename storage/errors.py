@@ -60,7 +60,14 @@ class UsageError(FoldstreamError):
 
 
 class ConflictError(UsageError):
-    """The target already contains something else."""
+    """The target already contains something else. `problem` and `remedy` are the two halves of the message."""
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        self.problem, self.remedy = problem, remedy
+        super().__init__(f"{problem}; {remedy}" if remedy else problem)
+
+    def __reduce__(self) -> tuple[type["ConflictError"], tuple[str, str]]:
+        return ConflictError, (self.problem, self.remedy)
 
 
 class SourceError(FoldstreamError):

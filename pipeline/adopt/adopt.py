@@ -3,23 +3,25 @@
 It resumes like the conversions: a restart with the same request redoes only what has no valid shard.
 """
 
+from typing import Any
+
 import numpy as np
 
 from ...storage.blocks.shards import shard_path
 from ...storage.blocks.writer import create_arrays
-from ...storage.dataset import Dataset, open_dataset
-from ...storage.errors import ConflictError
+from ...storage.dataset import Dataset
 from ...storage.foreign.format import TABLE
 from ...storage.format.manifest import WORK
-from ...storage.places.json_files import content_hash, create_json, read_json
+from ...storage.places.json_files import content_hash, read_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, silent
-from ..target.claim import SPEC, clear_target, is_converted, load_spec, lock_target, remove_leftovers
+from ..target.claim import clear_target, store_spec
 from ..target.commit import attributes, commit_dataset
+from ..target.conversion import convert_once
 from ..target.plan import store_plan
 from ..target.receipts import RECEIPTS, receipt_path
-from ..target.run import Stage, publish_done, run_shard_tasks
+from ..target.run import Stage, run_shard_tasks
 from .files import with_hashes
 from .spec import AdoptionRequest, AdoptSpec, specify
 from .write import AdoptPlan, AdoptTask, columns_path, forget_readers, write_adopted_shard
@@ -34,22 +36,18 @@ def adopt(
     contains something else.
     """
     root, spec = locate(root), specify(request)
-    if is_converted(root, spec.request, overwrite):
-        remove_leftovers(root)
-        return open_dataset(root)
-    with lock_target(root):
-        stored = load_spec(root, spec.request, overwrite)
-        if stored is None and not create_json(root / WORK / SPEC, {"request": spec.request}):
-            raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
+
+    def write(stored: Any) -> AdoptSpec:
+        if stored is None:
+            store_spec(root, {"request": spec.request})
         if not (root / WORK / RECEIPTS).names():
             clear_target(root)
         _write_shards(spec, root, executor, progress)
         _commit(spec, root, executor, progress)
-        (root / WORK).remove_tree()
-    forget_readers()
-    dataset = open_dataset(root)
-    publish_done(spec, dataset, executor)
-    return dataset
+        forget_readers()
+        return spec
+
+    return convert_once(root, spec.request, write, executor, overwrite)
 
 
 def _write_shards(spec: AdoptSpec, root: Place, executor: Executor, progress: Progress) -> None:

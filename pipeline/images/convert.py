@@ -18,21 +18,21 @@ import numpy as np
 import pyarrow as pa
 
 from ...storage.blocks.writer import create_arrays
-from ...storage.dataset import Dataset, open_dataset
-from ...storage.errors import ConflictError
+from ...storage.dataset import Dataset
 from ...storage.format.arrays import TABLE
 from ...storage.format.manifest import WORK
 from ...storage.pictures.decode import Notes, add_notes
-from ...storage.places.json_files import content_hash, create_json
+from ...storage.places.json_files import content_hash
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, silent
-from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target, remove_leftovers
+from ..target.claim import SKIPPED, clear_target, store_spec
 from ..target.commit import attributes, commit_dataset
+from ..target.conversion import convert_once
 from ..target.finished import finished_shards
 from ..target.plan import store_plan
 from ..target.receipts import RECEIPTS, read_receipts, receipt_path, unpack
-from ..target.run import Stage, publish_done, run_shard_tasks
+from ..target.run import Stage, run_shard_tasks
 from .equal import list_equal
 from .listing.list import ImageList, list_images, warnings_of
 from .size import check_encoded, fitting_size
@@ -65,16 +65,13 @@ def convert_images(
         images, targets, listing = list_sources(request, Path(folder))
         progress("list", len(images), len(images), images.describe())
         request = replace(with_size(request, images, tell), listing=listing)
-        if is_converted(root, request.to_json(), overwrite):
-            remove_leftovers(root)
-            return open_dataset(root)
-        with lock_target(root):
-            stored = load_spec(root, request.to_json(), overwrite)
+
+        def write(stored: Any) -> ImageConversionSpec:
             found = find_targets(images, targets, request.wanted_targets, executor, progress) if targets else None
             spec = specify_images(request, images, found)
             warnings = [*first_warnings(request, spec, images)]
-            if stored is None and not create_json(root / WORK / SPEC, {"request": spec.request}):
-                raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
+            if stored is None:
+                store_spec(root, {"request": spec.request})
             if not (root / WORK / RECEIPTS).names():
                 clear_target(root)
             for warning in warnings:
@@ -83,10 +80,9 @@ def convert_images(
             for warning in decoding_warnings(spec, root, request.labelled):
                 tell("warning", warning)
             commit_dataset(spec, root)
-            (root / WORK).remove_tree()
-    dataset = open_dataset(root)
-    publish_done(spec, dataset, executor)
-    return dataset
+            return spec
+
+        return convert_once(root, request.to_json(), write, executor, overwrite)
 
 
 def list_sources(request: ImageRequest, folder: Path) -> tuple[ImageList, ImageList | None, str]:

@@ -1,18 +1,18 @@
 """The conversion of predictions into features: one task per shard, then the commit. It resumes like the others."""
 
+from typing import Any
+
 from ...storage.blocks.writer import create_arrays
-from ...storage.dataset import Dataset, open_dataset
-from ...storage.errors import ConflictError
-from ...storage.format.manifest import WORK
-from ...storage.places.json_files import create_json
+from ...storage.dataset import Dataset
 from ...storage.places.locate import Location, locate
 from ...storage.tasks import Executor, Progress, silent
-from ..target.claim import SPEC, clear_target, is_converted, load_spec, lock_target, remove_leftovers
+from ..target.claim import clear_target, store_spec
 from ..target.commit import attributes, commit_dataset
+from ..target.conversion import convert_once
 from ..target.finished import finished_shards
 from ..target.plan import store_plan
-from ..target.run import Stage, publish_done, run_shard_tasks
-from .spec import StackRequest, specify_stack
+from ..target.run import Stage, run_shard_tasks
+from .spec import StackRequest, StackSpec, specify_stack
 from .write import StackPlan, StackTask, write_stacked
 
 
@@ -26,16 +26,13 @@ def convert_stack(
     Raises UsageError for features to which columns cannot be added, and ConflictError if `root` contains something
     else.
     """
-    root, fingerprint = locate(root), request.to_json()
-    if is_converted(root, fingerprint, overwrite):
-        remove_leftovers(root)
-        return open_dataset(root)
-    spec = specify_stack(request)
-    with lock_target(root):
-        if load_spec(root, fingerprint, overwrite) is None:
+    root = locate(root)
+
+    def write(stored: Any) -> StackSpec:
+        spec = specify_stack(request)
+        if stored is None:
             clear_target(root)
-            if not create_json(root / WORK / SPEC, {"request": fingerprint}):
-                raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
+            store_spec(root, {"request": request.to_json()})
         root.clean_temporaries()
         arrays = spec.schema.arrays()
         create_arrays(root, spec.layout, arrays, attributes(spec.schema))
@@ -46,7 +43,6 @@ def convert_stack(
         stage: Stage[StackTask, None] = Stage("stack", write_stacked, lambda shard: StackTask(plan, shard))
         run_shard_tasks(stage, spec, root, left, executor, progress)
         commit_dataset(spec, root)
-        (root / WORK).remove_tree()
-    dataset = open_dataset(root)
-    publish_done(spec, dataset, executor)
-    return dataset
+        return spec
+
+    return convert_once(root, request.to_json(), write, executor, overwrite)

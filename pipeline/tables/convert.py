@@ -10,27 +10,28 @@ the schema, all rows are scanned and all shards are rewritten.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ...storage.blocks.writer import create_arrays
-from ...storage.dataset import Dataset, open_dataset
-from ...storage.errors import ConflictError, RowError, SourceError, UsageError
+from ...storage.dataset import Dataset
+from ...storage.errors import RowError, SourceError, UsageError
 from ...storage.format.manifest import LEFT_OUT, MANIFEST, WORK
 from ...storage.format.schema import Schema
 from ...storage.format.sequences import TOKENIZER
-from ...storage.places.json_files import create_json, write_json
+from ...storage.places.json_files import write_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.programs.own_code import Code, copy_code
 from ...storage.tasks import CONVERSION, Executor, Progress, Task, silent
 from ..csv.cut import CsvTable, Cut, cut_ranges, cut_tasks, resolve_cuts
 from ..csv.row_batch import Columns, Piece, is_unlabelled, joint_remedy
-from ..target.claim import SKIPPED, SPEC, SPILLED, clear_target, is_converted, load_spec, lock_target, remove_leftovers
+from ..target.claim import SKIPPED, SPEC, SPILLED, clear_target, store_spec
 from ..target.commit import attributes, commit_dataset
+from ..target.conversion import convert_once
 from ..target.finished import finished_shards
 from ..target.plan import store_plan
 from ..target.receipts import RECEIPTS
-from ..target.run import Stage, publish_done, run_shard_tasks
+from ..target.run import Stage, run_shard_tasks
 from .fill import ShardPlan, ShardTask, write_shard_task
 from .findings import ErrorTask, Findings, ScanPlan, ScanTask, find_errors, merge_findings, scan_piece
 from .kinds import describe_kinds
@@ -64,27 +65,23 @@ def convert(
     not delete it. `code` are the files of the request's tokenizer, of which the dataset keeps a copy. `check` is called
     with the schema before any row is written, and may raise UsageError.
     """
-    root, fingerprint = locate(root), request.to_json()
-    if is_converted(root, fingerprint, overwrite):
-        remove_leftovers(root)
-        return open_dataset(root)
-    with lock_target(root):
-        stored = load_spec(root, fingerprint, overwrite)
-        spec = stored and ConversionSpec.from_json(stored)
+    root = locate(root)
+
+    def write(stored: Any) -> ConversionSpec:
         copy_code(code, root / WORK / TOKENIZER)
-        if spec is None:
+        if stored is None:
             spec = specify(request, root, executor, progress, by_scan=(root / MANIFEST).exists())
             check(spec.schema)
-            if not create_json(root / WORK / SPEC, spec.to_json()):
-                raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
+            store_spec(root, spec.to_json())
+        else:
+            spec = ConversionSpec.from_json(stored)
         with _all_errors(request, root, _cut_of(spec), executor):
             spec = _write(spec, request, root, executor, progress)
         copy_code(code, root / TOKENIZER)
         commit_dataset(spec, root)
-        (root / WORK).remove_tree()
-    dataset = open_dataset(root)
-    publish_done(spec, dataset, executor)
-    return dataset
+        return spec
+
+    return convert_once(root, request.to_json(), write, executor, overwrite)
 
 
 def specify(

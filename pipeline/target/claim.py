@@ -9,7 +9,7 @@ from ...storage.errors import ConflictError
 from ...storage.format.layout import Layout
 from ...storage.format.manifest import MANIFEST, WORK
 from ...storage.format.schema import Schema
-from ...storage.places.json_files import read_json, same_json
+from ...storage.places.json_files import create_json, read_json, same_json
 from ...storage.places.place import Place
 from ...storage.versions import manifest_of, newest_version
 from .differences import differences
@@ -53,8 +53,8 @@ def is_converted(root: Place, fingerprint: dict[str, Any], overwrite: bool = Fal
         if overwrite:
             return False
         raise ConflictError(
-            f"{root} already contains another dataset: {differences(stored, fingerprint)}; choose another name, or use "
-            "--overwrite"
+            f"{root} already contains another dataset: {differences(stored, fingerprint)}",
+            "choose another name, or use --overwrite",
         )
     names = root.names()
     if root.is_file() or (names and WORK not in names):
@@ -71,7 +71,7 @@ def lock_target(root: Place) -> Iterator[None]:
     removed, and existing data is kept.
     """
     made = not root.exists()
-    with (root / WORK).lock(f"{root} is being converted by another process; wait for it to finish"):
+    with (root / WORK).lock(_busy(root)):
         (root / WORK).sync_folders()  # without it, what follows would not be an interrupted conversion
         try:
             yield
@@ -85,7 +85,7 @@ def lock_target(root: Place) -> Iterator[None]:
 def remove_leftovers(root: Place) -> None:
     """Remove the work of an interrupted command beside a dataset, unless another process is at work there."""
     if (root / WORK).is_dir():
-        with suppress(ConflictError), (root / WORK).lock(f"{root} is being converted by another process"):
+        with suppress(ConflictError), (root / WORK).lock(_busy(root)):
             if (root / MANIFEST).exists():
                 (root / WORK).remove_tree()
 
@@ -102,13 +102,23 @@ def load_spec(root: Place, fingerprint: dict[str, Any], overwrite: bool) -> Any:
     if spec and not overwrite:
         raise ConflictError(
             f"{root} contains an unfinished conversion with other options or sources "
-            f"({differences(spec['request'], fingerprint)}); repeat that command, choose another name, or start over "
-            "with --overwrite"
+            f"({differences(spec['request'], fingerprint)})",
+            "repeat that command, choose another name, or start over with --overwrite",
         )
     for folder in (root / WORK).subfolders():  # also without a spec: a kill may have left them beside a dataset
         (root / WORK / folder).remove_tree()
     path.remove()  # last: without it, receipts that are left would be taken for those of the next spec
     return None
+
+
+def store_spec(root: Place, spec: dict[str, Any]) -> None:
+    """Claim the target for a conversion. Raises ConflictError if another process was faster, in an object store."""
+    if not create_json(root / WORK / SPEC, spec):
+        raise ConflictError(_busy(root))
+
+
+def _busy(root: Place) -> str:
+    return f"{root} is being converted by another process; wait for it to finish"
 
 
 def clear_target(root: Place) -> None:

@@ -7,26 +7,28 @@ the rows, and redoes only the shards of samples that are not valid.
 
 import io
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
-from ...storage.errors import ConflictError, UsageError
+from ...storage.errors import UsageError
 from ...storage.format.manifest import LEFT_OUT, MANIFEST, WORK
 from ...storage.format.schema import Schema
 from ...storage.format.windows import ROWS, RUNS
-from ...storage.places.json_files import content_hash, create_json, same_json
+from ...storage.places.json_files import content_hash, same_json
 from ...storage.places.locate import Location, locate
 from ...storage.places.place import Place
 from ...storage.tasks import Executor, Progress, silent
 from ..tables.convert import convert, specify
 from ..tables.shuffle import ORDER
-from ..target.claim import SKIPPED, SPEC, clear_target, is_converted, load_spec, lock_target, remove_leftovers
+from ..target.claim import SKIPPED, SPEC, clear_target, store_spec
 from ..target.commit import SKIPPED_HEADER, attributes, commit_dataset
+from ..target.conversion import convert_once
 from ..target.finished import finished_shards
 from ..target.plan import store_plan
-from ..target.run import Stage, publish_done, run_shard_tasks
+from ..target.run import Stage, run_shard_tasks
 from .series import RowKeys, Series, read_keys, read_known, repetition
 from .spec import SamplesSpec, WindowRequest, check_label, specify_samples
 from .write import SamplesPlan, SamplesTask, write_samples
@@ -40,17 +42,14 @@ def convert_windows(
     Raises SourceError for rows that cannot be read or have the same time, and if there is not a single window,
     UsageError for options that do not match the data, and ConflictError if `root` contains something else.
     """
-    root, fingerprint = locate(root), request.to_json()
-    if is_converted(root, fingerprint, overwrite):
-        remove_leftovers(root)
-        return open_dataset(root)
-    with lock_target(root):
-        if load_spec(root, fingerprint, overwrite) is None:
+    root = locate(root)
+
+    def write(stored: Any) -> SamplesSpec:
+        if stored is None:
             if (root / MANIFEST).exists():  # it is kept unless the rows can be read and have the label
                 check_label(specify(request.rows, root, executor, progress, by_scan=True).schema, request.form)
             clear_target(root)
-            if not create_json(root / WORK / SPEC, {"request": fingerprint}):
-                raise ConflictError(f"{root} is being converted by another process; wait for it to finish")
+            store_spec(root, {"request": request.to_json()})
         spec = _write_samples(request, root, executor, progress)
         runs = spec.windows.to_bytes()
         (root / RUNS).write(runs)
@@ -58,10 +57,9 @@ def convert_windows(
             skipped = (root / ROWS / LEFT_OUT).read_bytes().removeprefix(SKIPPED_HEADER)
             (root / WORK / SKIPPED / f"{0:08d}.csv").write(skipped)
         commit_dataset(spec, root, windows=spec.describe(content_hash(runs)))
-        (root / WORK).remove_tree()
-    dataset = open_dataset(root)
-    publish_done(spec, dataset, executor)
-    return dataset
+        return spec
+
+    return convert_once(root, request.to_json(), write, executor, overwrite)
 
 
 def _write_samples(request: WindowRequest, root: Place, executor: Executor, progress: Progress) -> SamplesSpec:
