@@ -1,6 +1,6 @@
 """The layout of a run's folder, and the job that defines the run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Self
@@ -148,7 +148,7 @@ class FoldFolder:
 
     @property
     def diverged(self) -> Place:
-        """Why the training of a candidate of a search has diverged, and in which epoch."""
+        """Why the training of a candidate of a grid or a search has diverged, and in which epoch."""
         return self.root / "diverged.json"
 
     def rung(self, epochs: int) -> Place:
@@ -308,10 +308,16 @@ def is_done(folder: FoldFolder) -> bool:
     return folder.done.exists()
 
 
-def has_reached(folder: FoldFolder, epochs: int) -> bool:
+def has_reached(one: RunFold, epochs: int) -> bool:
     """Whether a fold has nothing to train before `epochs` epochs are complete: it is done, has diverged, or pauses
-    there. With 0 epochs, whether it is fully trained."""
-    return is_done(folder) or (bool(epochs) and (folder.diverged.exists() or folder.rung(epochs).exists()))
+    there; or it is a refit that waits for folds of which one has diverged. With 0 epochs, whether it is fully
+    trained."""
+    folder = one.run.fold(one.fold)
+    if is_done(folder) or not epochs:
+        return is_done(folder)
+    if folder.diverged.exists() or folder.rung(epochs).exists():
+        return True
+    return waits_for_folds(one) and any(one.run.fold(fold).diverged.exists() for fold in range(one.fold))
 
 
 def read_rung(folder: FoldFolder, epochs: int) -> dict[str, Any] | None:
@@ -322,6 +328,18 @@ def read_rung(folder: FoldFolder, epochs: int) -> dict[str, Any] | None:
             result: dict[str, Any] = read_json(place)
             return result
     return None
+
+
+def describe_divergence(result: Mapping[str, Any]) -> str:
+    """The result of a fold that has diverged, in words."""
+    return f"fold {result['fold']}, epoch {result['epoch']}: {result['reason']}"
+
+
+def divergence_of(run: RunFolder) -> str:
+    """Where and why the training of a candidate has diverged; empty if it has not."""
+    models = len(open_plan(run.folds).models) if run.job.exists() else 0
+    found = (run.fold(fold).diverged for fold in range(models + 1))
+    return next((describe_divergence(read_json(place)) for place in found if place.exists()), "")
 
 
 def read_result(folder: FoldFolder) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ...training.model.objective import make_inputs
 from ...training.model.optimizer import check_optimizer
 from ...training.model.trial import check_gradients, model_rows, stored_rows
 from ...training.ray.helper import Helper
-from ...training.run import GRID, RunFold, RunFolder, RunJob, is_done, name_folds
+from ...training.run import GRID, RunFold, RunFolder, RunJob, divergence_of, has_reached, name_folds
 from ...training.settings import check_config, describe_batches, describe_recipe, rows_are_weighted
 from ...training.stream.filters import training_rows
 from ...training.zoo.factory import build_model, check_model, takes_schema
@@ -63,16 +63,19 @@ def train_runs(training: Training, session: Session) -> dict[str, Any]:
         return search_settings(training, training.asked.search, session)
     asked, runs, listener = training.asked, training.asked.runs, session.listener
     named = plan_runs(training, session)
-    left = [title for title, one in named.items() if not is_done(one.run.fold(one.fold))]
+    left = [title for title, one in named.items() if not has_reached(one, asked.until)]
     if 0 < len(left) < len(named):
         listener.announce("folds", f"{len(named) - len(left)} of {len(named)} are complete already")
-    incomplete = [folder for folder in runs.values() if not folder.summary.exists()]
+    incomplete = {name: folder for name, folder in runs.items() if not folder.summary.exists()}
     with Callbacks(asked.factories if incomplete else [], asked.root.root) as callbacks:
         callbacks.notify("run_begun", str(asked.root.root), left, describe(asked))
         if left:
             train_left(training, named, session)
-        for folder in incomplete:
-            merge(asked, folder, session)
+        for name, folder in incomplete.items():
+            if reason := divergence_of(folder):
+                listener.announce("diverged", f"{name}, in {reason}")
+            else:
+                merge(asked, folder, session)
         summaries = asked.load_summaries()
         result = compare_candidates(asked, summaries)
         callbacks.finish(summaries[result.get("best", "")])
@@ -240,8 +243,8 @@ def train_left(training: Training, folds: Mapping[str, RunFold], session: Sessio
     """Train the folds that are not complete: in this process, or by workers on the Ray cluster of the job."""
     announce(training, folds, session)
     with open_trainers(training, folds, session) as trainers:
-        execution = execution_of(training, trainers)
-        train_folds(training.asked.root, folds, execution, trainers, session.listener.progress)
+        execution, asked = execution_of(training, trainers), training.asked
+        train_folds(asked.root, folds, execution, trainers, session.listener.progress, asked.until)
 
 
 def announce(training: Training, folds: Mapping[str, RunFold], session: Session) -> None:

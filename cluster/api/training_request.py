@@ -66,6 +66,11 @@ class RequestedTraining:
         return most_models(self.search.rules, of_run) if self.search else len(self.candidates) * of_run
 
     @property
+    def until(self) -> int:
+        """The epochs after which candidates are compared; 0 if there is only one, whose divergence is an error."""
+        return self.config.epochs if len(self.candidates) > 1 else 0
+
+    @property
     def config(self) -> TrainConfig:
         """That of the first candidate."""
         return next(iter(self.configs.values()))
@@ -76,8 +81,8 @@ class RequestedTraining:
         return any(config.recipe.stack for config in self.configs.values())
 
     def load_summaries(self) -> dict[str, dict[str, Any]]:
-        """The summaries of the candidates' runs, which are complete."""
-        return {name: load_summary(run) for name, run in self.runs.items()}
+        """The summaries of the candidates' runs, which are complete unless they have diverged."""
+        return {name: load_summary(run) for name, run in self.runs.items() if run.summary.exists()}
 
 
 def check_request(request: TrainRequest) -> RequestedTraining:
@@ -290,7 +295,7 @@ def trial_settings(asked: RequestedTraining, record: SearchRecord, name: str) ->
 
 def compare_candidates(asked: RequestedTraining, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The summary of the run, or that of a grid with all of its candidates, from the summaries of the runs by name."""
-    if len(summaries) == 1:
+    if asked.until == 0:
         return summaries[""]
     metrics = ranking_metrics(asked.dataset.schema, [*asked.configs.values()])
     grid = compare_grid(asked.root.root, asked.candidates, summaries, metrics)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from ...storage.errors import UsageError
+from ...storage.errors import RunError, UsageError
 from ...storage.places.place import Place
-from ...training.run import RunFolder
+from ...training.run import RunFolder, divergence_of
 
 MOST_CANDIDATES = 1000
 CANDIDATES = "candidates"
@@ -47,22 +47,32 @@ def compare_grid(
     """Compare the candidates of the run in a folder, which keeps the result as `GRID`.
 
     The best candidate has the best out-of-fold value of the first of the `metrics`, of which it is known whether higher
-    values are better; the others decide between equals.
+    values are better; the others decide between equals. Candidates without a summary have diverged.
+
+    Raises RunError if all have.
     """
+    failures = {name: divergence_of(candidate_folder(root, name)) for name in candidates if name not in summaries}
+    if not summaries:
+        name, reason = next(iter(failures.items()))
+        raise RunError(
+            f"{root}: all {len(candidates)} candidates have diverged, the first one, {name}, in {reason}; start a new "
+            "run with lower learning rates (--set lr=…) or with gradient clipping (--set clip_grad_norm=1)"
+        )
 
     def rank(name: str) -> list[float]:
         scores = summaries[name]["out_of_fold"]
         signs = {metric: -1 if higher_is_better else 1 for metric, higher_is_better in metrics.items()}
         return [sign * scores[metric] if metric in scores else math.inf for metric, sign in signs.items()]
 
-    best = min(candidates, key=rank)
+    best = min(summaries, key=rank)
     return {
         "best": best,
         "metric": next(iter(metrics)),
         "folder": str(candidate_folder(root, best).root).removeprefix(f"{root}/"),
         "candidates": [
-            {"name": name, "settings": settings, "out_of_fold": summaries[name]["out_of_fold"]}
-            | {"spread": summaries[name]["spread"]}
+            {"name": name, "settings": settings}
+            | {part: summaries[name][part] if name in summaries else {} for part in ("out_of_fold", "spread")}
+            | ({"failure": failures[name]} if name in failures else {})
             for name, settings in candidates.items()
         ],
     }

@@ -27,7 +27,16 @@ from ...training.config import Execution, TrainConfig
 from ...training.fitted.statistics import fit_plan, is_fitted
 from ...training.fitted.strategies import is_image_alone, parse_fill
 from ...training.ray.group import GroupRequest
-from ...training.run import RunFold, RunFolder, RunJob, best_folder, has_reached, load_job, waits_for_folds
+from ...training.run import (
+    RunFold,
+    RunFolder,
+    RunJob,
+    best_folder,
+    divergence_of,
+    has_reached,
+    load_job,
+    waits_for_folds,
+)
 from ...training.splits.plan import make_plan
 from .durable_schedule import DurableSchedule
 from .initial import Initial, find_initial
@@ -65,8 +74,8 @@ def job_value(dataset: Dataset, config: TrainConfig, code: Code, initial: Initia
 
 
 def is_complete(run: RunFolder, dataset: Dataset, config: TrainConfig) -> bool:
-    """Whether the folder contains exactly this run, and the run is complete."""
-    if not run.summary.exists():
+    """Whether the folder contains exactly this run, and the run is complete, or has diverged in a grid."""
+    if not (run.summary.exists() or divergence_of(run)):
         return False
     code, initial = collect_code(config.code, config.assets), find_initial(run, dataset, config)
     return same_json(read_json(run.job), job_value(dataset, config, code, initial))
@@ -218,8 +227,9 @@ def train_folds(
     stage: str = "",
 ) -> None:
     """Train folds of the run at `root`, or of its candidates. `folds` maps names to folds; completed folds are
-    skipped. Those of a search's candidates pause after `until` epochs, in the `stage` of its journal."""
-    left = [name for name, one in folds.items() if not has_reached(one.run.fold(one.fold), until)]
+    skipped. Those of candidates pause after `until` epochs, and one that diverges drops out; a search calls this a
+    `stage` of its journal."""
+    left = [name for name, one in folds.items() if not has_reached(one, until)]
     later = [name for name in left if waits_for_folds(folds[name])]
     first = [name for name in left if name not in later]
     passes = trainers.passes if trainers.mode.name == "fused" else len(left)

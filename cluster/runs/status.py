@@ -53,6 +53,8 @@ class FoldStatus:
     updated: float = 0.0
     """When its record last changed, in seconds since 1970."""
     candidate: str = ""
+    diverged: bool = False
+    """Whether it dropped out, because its loss was not finite."""
     steps: dict[str, Any] = field(default_factory=dict)
     """The training loss within epochs, `losses` as (epochs, loss), and the memory in use, `used`; empty at first."""
 
@@ -63,10 +65,10 @@ class FoldStatus:
 
     @property
     def state(self) -> str:
-        """The state in one word: waiting, started, running, paused (at a rung of a search), done, failed or
+        """The state in one word: waiting, started, running, paused (at a rung of a search), done, diverged, failed or
         interrupted."""
-        if self.done:
-            return "done"
+        if self.done or self.diverged:
+            return "done" if self.done else "diverged"
         if self.phases and self.phases[-1].stop is None:
             return self.phases[-1].state
         tried = [phase.state for phase in self.phases if phase.state != "waiting"]
@@ -102,7 +104,7 @@ class FoldRecord:
     """The record of a fold in its folder, for repeated reading: only what may have changed is read again."""
 
     def __init__(self, folder: FoldFolder) -> None:
-        self.folder, self.done = folder, False
+        self.folder, self.done, self.diverged = folder, False, False
         self.epochs = self.updated = 0.0
         self.history: list[dict[str, Any]] = []
         self.checkpoint = ""
@@ -112,7 +114,7 @@ class FoldRecord:
         """Read new entries."""
         if self.done:
             return
-        self.done = is_done(self.folder)
+        self.done, self.diverged = is_done(self.folder), self.folder.diverged.exists()
         with suppress(FileNotFoundError, DamagedError):  # it has not started, or a system crash has emptied the file
             state = read_json(self.folder.progress)
             self.epochs, self.updated = state["epochs"], state["time"]
@@ -149,7 +151,7 @@ class RunRecord:
             for candidate, records in self.runs.items()
             for name, record in records.items()
         ]
-        complete = (self.root / GRID).exists() if is_search else self.complete == self.runs.keys()
+        complete = (self.root / GRID).exists() if is_search else self._is_complete()
         return RunStatus(
             complete,
             folds,
@@ -158,6 +160,11 @@ class RunRecord:
             describe_jobs(list(self.jobs.values())) if self.jobs else {},
             read_json(RunFolder(best_folder(self.root)).summary)["out_of_fold"] if complete else {},
         )
+
+    def _is_complete(self) -> bool:
+        """Whether a run is complete, or all candidates of a grid but those that have diverged."""
+        over = {name for name, folds in self.runs.items() if any(fold.diverged for fold in folds.values())}
+        return bool(self.complete) and self.complete | over == self.runs.keys()
 
     def _refresh(self, candidate: str, run: RunFolder) -> None:
         if candidate not in self.runs:
@@ -196,7 +203,8 @@ def _status(name: str, record: FoldRecord, epochs: int, lines: Sequence[Line], c
             phases.append(replace(last, state="done", stop=max(last.start, record.updated)))
     unit = units[-1] if units else name
     of_record = record.epochs, epochs, record.history, record.checkpoint
-    return FoldStatus(name, record.done, *of_record, unit, phases, record.updated, candidate, record.steps)
+    more = record.updated, candidate, record.diverged, record.steps
+    return FoldStatus(name, record.done, *of_record, unit, phases, *more)
 
 
 def describe_jobs(jobs: Sequence[RunJob]) -> dict[str, str]:

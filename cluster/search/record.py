@@ -1,7 +1,7 @@
 """The record of a search in `search.json`: its definition, the candidates that were drawn, and the passes that were
 decided. It is written before anything of it trains. Results are read from the folders of the candidates."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import inf, isfinite
 from statistics import fmean
@@ -11,7 +11,17 @@ from ...storage.errors import ConflictError, RunError
 from ...storage.fold_plan import open_plan
 from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
-from ...training.run import GRID, SEARCH, RunFolder, read_rung
+from ...training.run import (
+    GRID,
+    SEARCH,
+    RunFold,
+    RunFolder,
+    RunJob,
+    describe_divergence,
+    folds_of,
+    has_reached,
+    read_rung,
+)
 from ...training.search import SearchOptions
 from ..runs.grid import CANDIDATES, candidate_folder
 from ..runs.run import OTHER_DATA
@@ -202,24 +212,27 @@ def _results_of(root: Place, record: SearchRecord, number: int) -> Iterator[Outc
     passed = [one.rung for one in record.passes if number in one.trials]
     if not run.job.exists():
         return
-    models, refit = len(open_plan(run.folds).models), read_json(run.job)["config"]["refit"]
+    job, models = RunJob.from_json(read_json(run.job)), len(open_plan(run.folds).models)
     rungs = record.rules.rungs
     for rung in rungs[: len(passed)]:
-        yield outcome_of(run, rung, models, refit and rung is rungs[-1], record.metrics)
+        count = rung.folds_of(models)
+        refit = range(models, models + (job.config.refit and rung is rungs[-1]))
+        yield outcome_of(folds_of(job, run, range(count)), folds_of(job, run, refit), rung.epochs, record.metrics)
 
 
-def outcome_of(run: RunFolder, rung: Rung, models: int, refit: bool, metrics: Mapping[str, bool]) -> Outcome | None:
-    """The result of a candidate at a rung: each metric is the mean over the rung's folds. None as long as a fold, or
-    the `refit` that trains along, has not reached it."""
-    count = rung.folds_of(models)
-    found = [read_rung(run.fold(fold), rung.epochs) for fold in range(count + refit)]
-    reached = [one for one in found if one]
-    if len(reached) < len(found):
+def outcome_of(
+    folds: Sequence[RunFold], refit: Sequence[RunFold], epochs: int, metrics: Mapping[str, bool]
+) -> Outcome | None:
+    """The result of a candidate after so many epochs: each metric is the mean over `folds`. None as long as one of
+    them, or the `refit` that trains along, has something left to train."""
+    every = [*folds, *refit]
+    if not all(has_reached(one, epochs) for one in every):
         return None
+    reached = [found for one in every if (found := read_rung(one.run.fold(one.fold), epochs))]
     for one in reached:
         if "reason" in one:
-            return Outcome(failure=f"fold {one['fold']}, epoch {one['epoch']}: {one['reason']}")
-    scores = [one["metrics"] for one in reached[:count]]
+            return Outcome(failure=describe_divergence(one))
+    scores = [one["metrics"] for one in reached[: len(folds)]]
     return Outcome(tuple(_mean(scores, name, higher) for name, higher in metrics.items()))
 
 

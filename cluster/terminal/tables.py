@@ -210,7 +210,7 @@ MOST_WIDTH = 1000  # of a table before it is fitted to the console
 
 def show_grid(grid: dict[str, Any]) -> None:
     """Print the out-of-fold scores of a grid's candidates, as many as the console is wide enough for."""
-    names = brief_scores(grid["candidates"][0]["out_of_fold"], MOST_SCORES)
+    names = brief_scores(best_of(grid)["out_of_fold"], MOST_SCORES)
     first = grid["metric"]
     console.print(fitting(partial(candidates_table, grid), [first, *(name for name in names if name != first)]))
 
@@ -220,8 +220,14 @@ def candidates_table(grid: dict[str, Any], names: Sequence[str]) -> Table:
     table = Table("candidate", *names, "")
     for candidate in grid["candidates"]:
         cells = [_with_spread(candidate["out_of_fold"], candidate["spread"], name) for name in names]
-        table.add_row(candidate["name"], *cells, "best" if candidate["name"] == grid["best"] else "")
+        remark = "diverged" if "failure" in candidate else "best" * (candidate["name"] == grid["best"])
+        table.add_row(candidate["name"], *cells, remark)
     return table
+
+
+def best_of(grid: dict[str, Any]) -> dict[str, Any]:
+    """The best candidate of a grid."""
+    return next(one for one in grid["candidates"] if one["name"] == grid["best"])
 
 
 def show_ensemble(summary: dict[str, Any]) -> None:

@@ -46,12 +46,12 @@ def state_of(status: RunStatus) -> str:
         return f"complete: {count}"
     if not status.folds:
         return "waiting for the run's record"
-    if done == len(status.folds):
+    if all(fold.done or fold.diverged for fold in status.folds):
         return f"merging predictions: {count}"
     states = {fold.state for fold in status.folds}
     if states & {"running", "started"}:
         return f"training: {count}"
-    return f"waiting: {count}" if states <= {"waiting", "paused", "done"} else f"stopped: {count}"
+    return f"waiting: {count}" if states <= {"waiting", "paused", "done", "diverged"} else f"stopped: {count}"
 
 
 def waits_for(status: RunStatus) -> str:

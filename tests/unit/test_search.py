@@ -185,6 +185,44 @@ def test_a_candidate_that_diverges_stops_and_the_others_go_on(digits: Dataset, t
         fs.search(digits.place, tmp_path / "bad", space={"lr": [1e9]}, **OPTIONS, settings={"optimizer": "SGD"})
 
 
+def test_a_refit_does_not_wait_for_folds_that_have_diverged(digits: Dataset, tmp_path: Path) -> None:
+    """Divergence at the last rung, before a refit whose epochs depend on the folds."""
+    settings = {"optimizer": "SGD", "patience": 1}
+    run = fs.search(
+        digits.place,
+        tmp_path / "run",
+        space={"lr": [0.01, 1e9]},
+        **OPTIONS | {"epochs": 1},
+        refit=True,
+        settings=settings,
+    )
+    assert run.trials["state"].tolist() == ["finished", "failed"]
+    assert run.best.place == locate(tmp_path / "run" / "candidates" / "trial-00")
+    states = {fold.name: fold.state for fold in run_status(locate(tmp_path / "run")).folds}
+    assert states["trial-00 refit"] == "done"
+    assert states["trial-01 fold 0"] == "diverged"
+
+
+def test_a_candidate_of_a_grid_that_diverges_drops_out(digits: Dataset, tmp_path: Path) -> None:
+    root, settings = tmp_path / "run", {"lr": [1e9, 0.01, 0.02], "optimizer": "SGD", "patience": 1}
+    run = fs.train(digits.place, root, settings=settings, **OPTIONS, refit=True)
+    scores = run.candidates["accuracy"]
+    assert scores.isna().tolist() == [False, True, False]  # the best one first
+    assert scores.index[0] == scores.idxmax()
+    first, *others = run.summary["candidates"]
+    assert first["failure"] == "fold 0, epoch 1: the training loss is nan"
+    assert not any("failure" in one for one in others)
+    assert run_status(locate(root)).complete
+    alone = fs.train(digits.place, tmp_path / "alone", settings=settings | {"lr": 0.01}, **OPTIONS, refit=True)
+    assert weights(root / "candidates" / "lr=0.01") == weights(alone.place)  # type: ignore[arg-type]
+
+    before = (root / "journal.jsonl").read_bytes()
+    assert fs.train(digits.place, root, settings=settings, **OPTIONS, refit=True).summary == run.summary
+    assert (root / "journal.jsonl").read_bytes() == before  # nothing was left to train
+    with pytest.raises(RunError, match=r"all 2 candidates have diverged, the first one, lr=1000000000.0, in fold 0"):
+        fs.train(digits.place, tmp_path / "bad", settings={"lr": [1e9, 2e9], "optimizer": "SGD"}, **OPTIONS)
+
+
 def test_settings_that_do_not_go_together_are_candidates_that_fail(digits: Dataset, tmp_path: Path) -> None:
     space = {"optimizer": ["AdamW", "SGD"], "momentum": [0.0, 0.9]}
     run = fs.search(digits.place, tmp_path / "run", space=space, sampler="grid", **OPTIONS)

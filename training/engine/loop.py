@@ -49,7 +49,7 @@ class FoldTrainer:
         process: This rank.
         request: Execution options: memory, cache, checkpoints.
         heartbeat: Called frequently during training; with False before an operation that may take long.
-        until: Epochs after which the folds of a search's candidates pause; one that diverges drops out. With 0, all
+        until: Epochs after which the folds of candidates pause; one that diverges drops out. With 0, all
             train to the end.
     """
 

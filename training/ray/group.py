@@ -37,8 +37,8 @@ class GroupRequest:
     execution options. The group's ranks are numbered from `first` among all of the job, which may be training with
     `others` at the same time.
 
-    The folds of a search's candidates pause after `until` epochs, and one that diverges drops out; 0 trains to the
-    end."""
+    Of candidates of a grid or a search, one fold that diverges does not end the others. They pause after `until`
+    epochs, if they have more; 0 is a training without candidates."""
 
     name: str
     folds: tuple[tuple[str, int], ...]

@@ -30,7 +30,7 @@ def open_folds(request: GroupRequest) -> list[RunFold]:
     runs = {root: RunFolder(locate(root)) for root, _ in request.folds}
     jobs = {root: load_job(run) for root, run in runs.items()}
     every = [RunFold(jobs[root], runs[root], fold) for root, fold in request.folds]
-    return [one for one in every if not has_reached(one.run.fold(one.fold), request.until)]
+    return [one for one in every if not has_reached(one, request.until)]
 
 
 def worker_threads() -> int:
