@@ -176,7 +176,7 @@ class TrainRequest(Execution, SplitOptions, TrainingOptions):
 
     panel: ClassVar[str] = TrainingOptions.panel
 
-    dataset: Location = Field(kw_only=False, description="Dataset to train on, made by 'foldstream convert'.")
+    dataset: Location = Field(kw_only=False, description="Dataset to train on, made by 'convert', 'adopt' or 'stack'.")
     run: Location = Field(kw_only=False, description="Folder of the run: weights, predictions, report, logs.")
     plan: Annotated[str | None, Cli(metavar="NAME")] = Field(
         default=None, description="Fold plan made by 'foldstream split', instead of the split options."
@@ -196,8 +196,9 @@ class TrainRequest(Execution, SplitOptions, TrainingOptions):
     shares: int | None = Field(
         default=None,
         ge=1,
-        description="Parts of each batch that are computed by themselves: that many workers, or fewer, get the same "
-        "weights. 1 computes a batch at once, as a loop of one's own does. By default 2, or the number of workers.",
+        description="Number of parts into which each batch is divided. With up to as many workers, the weights are the "
+        "same. 1 computes the whole batch at once, like a plain training loop. By default the number of workers, on "
+        "CPUs at least 2.",
     )
 
     callbacks: Annotated[
@@ -290,8 +291,8 @@ class PredictRequest(Options):
     )
     ensemble: Ensemble = Field(
         default="mean",
-        description="How the folds' predictions are combined: mean, median, vote, weighted by held-out loss, or "
-        "refit, the model that was trained on all rows.",
+        description="How the folds' predictions are combined: mean, median, vote, weighted (by the monitored metric on "
+        "held-out rows, by default the loss), or refit, the model that was trained on all rows except the holdout.",
     )
     workers: int | None = Field(
         default=None,

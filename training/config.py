@@ -181,21 +181,22 @@ class TrainingOptions(Options):
 
     model: str | Callable[..., Any] = Field(
         default=AUTO,
-        description="Model: wide-deep, mlp, digits-cnn, resnet, article-cnn, deep-averaging, nlinear, "
+        description="Model: wide-deep, mlp, digits-cnn, resnet, article-cnn, deep-averaging, nlinear, unet, "
         "path/to/file.py:factory or package.module:factory; auto: wide-deep for columns, digits-cnn for small images, "
-        "resnet for others, deep-averaging for sequences of tokens, nlinear for windows over time series.",
+        "resnet for others, unet for masks or images as targets, deep-averaging for sequences of tokens, nlinear for "
+        "windows over time series.",
     )
     epochs: int | None = Field(
         default=None,
         ge=1,
-        description="Number of passes over each fold's training rows; by default 10, for wide-deep, resnet and "
-        "nlinear what fits the number of rows.",
+        description="Number of passes over each fold's training rows; by default 10, or for wide-deep, resnet, nlinear "
+        "and unet a number that depends on the number of rows.",
     )
     batch_size: int | None = Field(
         default=None,
         ge=1,
-        description="Rows per global batch, over all workers; by default 128, for wide-deep, resnet and nlinear what "
-        "fits the number of rows.",
+        description="Rows per global batch, over all workers; by default 128, or for wide-deep, resnet, nlinear and "
+        "unet a number that depends on the number of rows.",
     )
     drop_last: bool = Field(default=False, description="Drop the last batch of an epoch if it is not full.")
     asset: Files = Field(
@@ -205,8 +206,8 @@ class TrainingOptions(Options):
     seed: int = Field(default=0, description="Seed of the folds, the order of samples, the weights and dropout.")
     missing: Annotated[str, AfterValidator(_check_missing)] = Field(
         default="auto",
-        description="What stands for a missing number: mean or median of the fold's training rows or constant=NUMBER, "
-        "and with indicator+ before it an input that marks it; auto: indicator+mean.",
+        description="Fill value for missing numbers: mean or median of the fold's training rows, or constant=NUMBER; "
+        "the prefix indicator+ adds an input that marks them; auto: indicator+mean.",
     )
     normalize: Annotated[Texts, _each(parse_scaling)] = Field(
         default=(),
@@ -227,7 +228,7 @@ class TrainingOptions(Options):
     sample: Annotated[Texts, _each(parse_sample)] = Field(
         default=(),
         description="Draw the rows of each epoch with replacement: balanced, each class equally often; weight, by the "
-        "column of weights; or NAME=FACTOR, repeatable, a class so many times as often.",
+        "column of weights; or NAME=FACTOR, repeatable, a class FACTOR times as often.",
     )
     init: Annotated[Location | None, Cli(metavar="FILE|RUN")] = Field(
         default=None,
@@ -246,8 +247,8 @@ class TrainingOptions(Options):
     )
     monitor: str = Field(
         default="auto",
-        description="Metric by which early stopping, ReduceLROnPlateau and weighted ensembles go, and candidates are "
-        "ranked; auto: the held-out loss, and for ranking classes the accuracy.",
+        description="Metric for early stopping, ReduceLROnPlateau, weighted ensembles and the ranking of candidates; "
+        "auto: the held-out loss, but accuracy to rank candidates for classes or labels, and mean_iou for masks.",
     )
     window: int = Field(default=8, ge=1, description="Blocks of each lane that are shuffled together.")
     refit: bool = Field(default=False, description="Train one more model on all rows except the holdout.")

@@ -89,8 +89,8 @@ def predict(request: PredictRequest, session: Session) -> "Predicted":
         table: For images: table with a column that names them, the columns beside them, and labels to score by.
         on_error: "stop" at the first invalid row or image, or "skip" them: they are not predicted, and are listed in a
             file beside `out`, for example `submission.left_out.csv`. The other rows keep their numbers.
-        ensemble: How to combine the folds' predictions: "mean", "median", "vote", "weighted" by their held-out losses,
-            or "refit" to use the model that was trained on all rows.
+        ensemble: How to combine the folds' predictions: "mean", "median", "vote", "weighted" by the monitored metric on
+            held-out rows, or "refit" to use the model that was trained on all rows except the holdout.
         workers: Workers on Ray, which predict the shards of the source; after a kill, the same call resumes. 0 predicts
             in this process. By default this process predicts up to 1 GB of features; for more there is a worker for
             each GPU or core.

@@ -107,8 +107,8 @@ class ImageOptions(RoleOptions):
     )
     strict: bool = Field(
         default=False,
-        description="Treat images of which not everything is kept as invalid: those with several pages or frames, or "
-        "with more bits than --dtype has.",
+        description="Treat an image as invalid if part of it would be lost: if it has several pages or frames, or more "
+        "bits than --dtype.",
     )
     labels: Location | None = Field(
         default=None,

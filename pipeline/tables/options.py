@@ -49,8 +49,8 @@ class TableOptions(RoleOptions):
     ignore: Texts = Field(default=(), description="Column to drop; repeatable.")
     columns: WhichColumns = Field(
         default="same",
-        description="Files whose columns differ; same: an error; union: the columns of all files, missing where a file "
-        "has none; first: those of the first file.",
+        description="Columns to read if files differ in their columns. same: an error; union: those of all files, with "
+        "missing values where a file lacks a column; first: those of the first file.",
     )
     feature: Texts = Field(
         default=(), description="Column to use as a feature even though it also has a role such as --group; repeatable."
