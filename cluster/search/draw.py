@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 LEAST_FOR_IMPORTANCE = 10  # candidates with a score
+STARTUP = 10  # scores below which tpe draws at random
 TRIES = 100  # to draw settings that were not drawn before
 SEEDS = 1 << 32
 Settings = Mapping[str, Any]
@@ -33,10 +34,10 @@ def check_optuna() -> None:
 
 def informative_rung(rules: Rules, dimensions: int, results: Results) -> int:
     """The rung whose scores guide the sampler: scores of different rungs do not compare, so that of the highest rung
-    that has enough candidates, two more than there are settings and one, as in BOHB (Falkner et al. 2018), or else of
-    the first."""
+    that has enough candidates, two more than there are settings and one, as in BOHB (Falkner et al. 2018), and as many
+    as the sampler needs, or else of the first."""
     counts = [reached_by(rung, results) for rung in range(len(rules.rungs))]
-    enough = [rung for rung, count in enumerate(counts) if count >= dimensions + 3]
+    enough = [rung for rung, count in enumerate(counts) if count >= max(dimensions + 3, STARTUP)]
     return max(enough, default=0)
 
 
@@ -136,7 +137,8 @@ def _sampler(name: str, seed: int) -> "BaseSampler":
     from optuna.samplers import QMCSampler, RandomSampler, TPESampler
 
     if name == "tpe":
-        return TPESampler(seed=seed, constant_liar=True)  # candidates of a wave keep apart from each other
+        # Candidates of a wave keep apart from each other.
+        return TPESampler(seed=seed, constant_liar=True, n_startup_trials=STARTUP)
     if name == "qmc":
         return QMCSampler(seed=seed, scramble=True)
     return RandomSampler(seed=seed)

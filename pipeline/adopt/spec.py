@@ -76,6 +76,7 @@ def specify(request: AdoptionRequest) -> AdoptSpec:
         shown = ", ".join(f"'{name}'" for name in names[:12]) + (f" and {len(names) - 12} more" if names[12:] else "")
         raise UsageError(f"{place} has several arrays; name that of the features with --x: {shown}")
     found = source.find(paths, request.sample_dim, files)
+    _check_apart(request, {*paths, *found.features})
     _check(found, request)
     found = with_names(_reshaped(found, request), found.features)
     columns = read_columns(request.columns, source, found.rows)
@@ -88,6 +89,17 @@ def specify(request: AdoptionRequest) -> AdoptSpec:
     layout = fitting_layout(found.rows, schema.arrays()[0].row_bytes, found.description)
     known = replace(request, x=tuple(paths))
     return AdoptSpec(layout, schema, _as_json(request, table, columns), known, foreign, columns)
+
+
+def _check_apart(request: AdoptionRequest, features: set[str]) -> None:
+    """Raise UsageError if a label or the id is among the features, from which a model would read it off."""
+    labels = [(path, "label", "--y") for path in request.columns.labels]
+    for path, role, option in [*labels, (request.columns.key or "", "id", "--id")]:
+        if path in features:
+            raise UsageError(
+                f"--x {', '.join(request.x or ())} also selects '{path}', the {role} ({option}); leave --x out to take "
+                f"all other columns of numbers, or name the features without '{path}'"
+            )
 
 
 def _stamp(place: Place) -> str:

@@ -11,6 +11,7 @@ import foldstream as fs
 import h5py
 import lance
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import xarray as xr
@@ -438,3 +439,15 @@ def test_the_same_command_is_done_and_another_one_says_what_differs(tmp_path: Pa
     np.savez(place, x=X * 2, y=Y)
     with pytest.raises(ConflictError, match="files of the features have changed"):
         fs.adopt(place, tmp_path / "out.zarr", progress=False, **options)
+
+
+def test_neither_the_label_nor_the_index_of_a_frame_becomes_a_feature(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame(draw.normal(size=(300, 3)), columns=["f1", "f2", "f3"])
+    frame["fraud"] = draw.integers(0, 2, 300)
+    frame.sort_values("fraud").to_parquet(tmp_path / "sorted.parquet")
+    dataset = fs.adopt(tmp_path / "sorted.parquet", tmp_path / "sorted.zarr", y="fraud")
+    assert dataset.schema.features == ("f1", "f2", "f3")
+    with pytest.raises(UsageError, match="also selects 'fraud', the label"):
+        fs.adopt(tmp_path / "sorted.parquet", tmp_path / "leak.zarr", x="f*", y="fraud")
+    assert not (tmp_path / "leak.zarr").exists()

@@ -1,6 +1,7 @@
 """Tables of features in Parquet and Arrow files, also those that Hugging Face's `datasets` saves: a column of lists, or
 several columns of numbers."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -20,6 +21,8 @@ from ....storage.places.place import Place
 from .found import SPLITS, TABLES, FileList, FoundArray, unknown, value_dtype
 
 PARQUET, ARROW = "parquet", b"ARROW1"
+INDEX = re.compile(r"__index_level_\d+__")
+"""The index of a pandas DataFrame: it numbers rows, often in an order that depends on the label."""
 MAPPED = ("file", "stream")
 """The formats of Arrow files."""
 STATE, INFO = "state.json", "dataset_info.json"
@@ -64,7 +67,7 @@ class TableFiles:
         return list(self._schema.names)
 
     def default(self, taken: Sequence[str]) -> tuple[str, ...]:
-        free = [field for field in self._schema if field.name not in taken]
+        free = [field for field in self._schema if field.name not in taken and not INDEX.fullmatch(field.name)]
         of_lists = [field.name for field in free if is_list(field.type)]
         numbers = [field.name for field in free if _is_number(field.type)]
         return tuple(of_lists) if len(of_lists) == 1 else () if of_lists else tuple(numbers)
