@@ -227,8 +227,8 @@ def train_folds(
     stage: str = "",
 ) -> None:
     """Train folds of the run at `root`, or of its candidates. `folds` maps names to folds; completed folds are
-    skipped. Those of candidates pause after `until` epochs, and one that diverges drops out; a search calls this a
-    `stage` of its journal."""
+    skipped. Those of candidates pause after `until` epochs, and one that diverges drops out. `stage` names this in the
+    journal of a search."""
     left = [name for name, one in folds.items() if not has_reached(one, until)]
     later = [name for name in left if waits_for_folds(folds[name])]
     first = [name for name in left if name not in later]

@@ -67,8 +67,10 @@ class FoldStatus:
     def state(self) -> str:
         """The state in one word: waiting, started, running, paused (at a rung of a search), done, diverged, failed or
         interrupted."""
-        if self.done or self.diverged:
-            return "done" if self.done else "diverged"
+        if self.done:
+            return "done"
+        if self.diverged:
+            return "diverged"
         if self.phases and self.phases[-1].stop is None:
             return self.phases[-1].state
         tried = [phase.state for phase in self.phases if phase.state != "waiting"]

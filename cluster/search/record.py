@@ -226,13 +226,14 @@ def outcome_of(
     """The result of a candidate after so many epochs: each metric is the mean over `folds`. None as long as one of
     them, or the `refit` that trains along, has something left to train."""
     every = [*folds, *refit]
-    if not all(has_reached(one, epochs) for one in every):
+    found = [read_rung(one.run.fold(one.fold), epochs) for one in every]
+    if not all(result or has_reached(one, epochs) for one, result in zip(every, found, strict=True)):
         return None
-    reached = [found for one in every if (found := read_rung(one.run.fold(one.fold), epochs))]
-    for one in reached:
-        if "reason" in one:
-            return Outcome(failure=describe_divergence(one))
-    scores = [one["metrics"] for one in reached[: len(folds)]]
+    reached = [result for result in found if result]
+    for result in reached:
+        if "reason" in result:
+            return Outcome(failure=describe_divergence(result))
+    scores = [result["metrics"] for result in reached[: len(folds)]]
     return Outcome(tuple(_mean(scores, name, higher) for name, higher in metrics.items()))
 
 

@@ -97,7 +97,7 @@ def _check_apart(request: AdoptionRequest, features: set[str]) -> None:
     for path, role, option in [*labels, (request.columns.key or "", "id", "--id")]:
         if path in features:
             raise UsageError(
-                f"--x {', '.join(request.x or ())} also selects '{path}', the {role} ({option}); leave --x out to take "
+                f"--x {', '.join(request.x)} also selects '{path}', the {role} ({option}); leave --x out to take "
                 f"all other columns of numbers, or name the features without '{path}'"
             )
 

@@ -14,6 +14,7 @@ from ..csv.amounts import AMOUNT, read_amounts
 from ..csv.dates import YEAR_FIRST
 from ..csv.names import renamed_columns, says_renamed, unique_names
 from ..csv.row_batch import ABSENT, Columns, Misfit, Numbers, Piece, RowBatch, add_error, drop_rows, remedy_of
+from ..target.beside import index_of_frame
 from .arrow import (
     SAMPLE_ROWS,
     Format,
@@ -100,8 +101,6 @@ def describe_table(
     path: str, place: str, kind: Format, schema: pa.Schema, first: pa.RecordBatch | None, whole: str | None = None
 ) -> tuple[ParquetTable, list[list[str]]]:
     """The columns of a file, and the values of its first rows as text."""
-    noted = (schema.pandas_metadata or {}).get("index_columns", [])
-    index = tuple(name for name in noted if isinstance(name, str) and name in schema.names)  # a range is a dict
     names, paths = unique_names(schema.names), plain_columns(schema, first, whole)
     columns = dict[str, pa.Array]()
     types = dict(zip(names, schema.types, strict=True))
@@ -111,7 +110,9 @@ def describe_table(
         types = {name: column.type for name, column in columns.items()}
     kinds = {name: kind_of_type(one) for name, one in types.items()}
     nested, renamed = {name: way for name, way in paths.items() if way != (name,)}, renamed_columns(schema.names)
-    table = ParquetTable(path, tuple(paths), index, kinds, place=place, nested=nested, renamed=renamed, format=kind)
+    table = ParquetTable(
+        path, tuple(paths), index_of_frame(schema), kinds, place=place, nested=nested, renamed=renamed, format=kind
+    )
     return table, [list(row) for row in zip(*map(_shown, columns.values()), strict=True)]
 
 

@@ -19,6 +19,14 @@ UNITS = {"days": "s", "seconds": "s", "microseconds": "us", "nanoseconds": "ns"}
 """The units of dates from coarse to fine, with that of Arrow."""
 PARTS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """How many of Arrow's units are a second."""
+UNNAMED_INDEX = re.compile(r"__index_level_\d+__")  # pandas' name, also where its notes were lost
+
+
+def index_of_frame(schema: pa.Schema) -> tuple[str, ...]:
+    """The columns of a Parquet or Arrow file that are the index of a pandas DataFrame: it numbers rows, often in an
+    order that depends on the label."""
+    noted = [name for name in (schema.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)]
+    return tuple(name for name in schema.names if name in noted or UNNAMED_INDEX.fullmatch(name))  # a range is a dict
 
 
 def unit_of(dates: pa.Array) -> str:

@@ -448,6 +448,10 @@ def test_neither_the_label_nor_the_index_of_a_frame_becomes_a_feature(tmp_path: 
     frame.sort_values("fraud").to_parquet(tmp_path / "sorted.parquet")
     dataset = fs.adopt(tmp_path / "sorted.parquet", tmp_path / "sorted.zarr", y="fraud")
     assert dataset.schema.features == ("f1", "f2", "f3")
+    numbered = frame.set_index(pd.Index(frame["fraud"] * 1000, name="number"))
+    parquet.write_table(pa.Table.from_pandas(numbered), tmp_path / "named.parquet")
+    dataset = fs.adopt(tmp_path / "named.parquet", tmp_path / "named.zarr", y="fraud")
+    assert dataset.schema.features == ("f1", "f2", "f3")
     with pytest.raises(UsageError, match="also selects 'fraud', the label"):
         fs.adopt(tmp_path / "sorted.parquet", tmp_path / "leak.zarr", x="f*", y="fraud")
     assert not (tmp_path / "leak.zarr").exists()

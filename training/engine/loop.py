@@ -49,8 +49,8 @@ class FoldTrainer:
         process: This rank.
         request: Execution options: memory, cache, checkpoints.
         heartbeat: Called frequently during training; with False before an operation that may take long.
-        until: Epochs after which the folds of candidates pause; one that diverges drops out. With 0, all
-            train to the end.
+        until: Epochs after which the folds of candidates pause; one that diverges drops out. With 0, all train to
+            the end.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ class LanceTable(TableFiles):
             raise SourceError(f"{place}: Lance cannot open it ({error}); write it again") from None
         self._format = f"{LANCE}{self._dataset.version}"
         self._features = {}
-        self._schema = self._dataset.schema.remove_metadata()
+        self._schema = self._dataset.schema
 
     @cached_property
     def _groups(self) -> Sequence[Group]:

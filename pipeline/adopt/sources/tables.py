@@ -1,7 +1,6 @@
 """Tables of features in Parquet and Arrow files, also those that Hugging Face's `datasets` saves: a column of lists, or
 several columns of numbers."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -18,11 +17,10 @@ from ....storage.foreign.format import Chunked, Groups
 from ....storage.foreign.groups import footer, is_list, lists, place_columns, read_group
 from ....storage.places.json_files import read_json
 from ....storage.places.place import Place
+from ...target.beside import index_of_frame
 from .found import SPLITS, TABLES, FileList, FoundArray, unknown, value_dtype
 
 PARQUET, ARROW = "parquet", b"ARROW1"
-INDEX = re.compile(r"__index_level_\d+__")
-"""The index of a pandas DataFrame: it numbers rows, often in an order that depends on the label."""
 MAPPED = ("file", "stream")
 """The formats of Arrow files."""
 STATE, INFO = "state.json", "dataset_info.json"
@@ -67,7 +65,8 @@ class TableFiles:
         return list(self._schema.names)
 
     def default(self, taken: Sequence[str]) -> tuple[str, ...]:
-        free = [field for field in self._schema if field.name not in taken and not INDEX.fullmatch(field.name)]
+        aside = {*taken, *index_of_frame(self._schema)}
+        free = [field for field in self._schema if field.name not in aside]
         of_lists = [field.name for field in free if is_list(field.type)]
         numbers = [field.name for field in free if _is_number(field.type)]
         return tuple(of_lists) if len(of_lists) == 1 else () if of_lists else tuple(numbers)
@@ -224,8 +223,8 @@ def _open_arrow(path: str, form: str) -> Any:
 def _schema_of(file: Place, form: str) -> pa.Schema:
     try:
         if form == PARQUET:
-            return parquet.read_schema(file.file_argument()).remove_metadata()
-        return _open_arrow(str(file), form).schema.remove_metadata()
+            return parquet.read_schema(file.file_argument())
+        return _open_arrow(str(file), form).schema
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{file}: Arrow cannot open it ({error}); write it again") from None
 

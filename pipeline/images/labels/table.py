@@ -22,6 +22,7 @@ from ...csv.open import BROKEN, COMPRESSED, decompressed, open_csv
 from ...csv.options import CsvOptions
 from ...csv.row_batch import Columns, Numbers
 from ...csv.rows import RowReader, plain_numbers
+from ...target.beside import index_of_frame
 
 BATCH_ROWS = 65_536
 TABLES = (".parquet", ".feather", ".arrow", ".ipc")
@@ -108,9 +109,8 @@ def _read_arrow(file: str, kind: str) -> LabelTable:
     table = parquet.read_table(stream) if kind == ".parquet" else feather.read_table(stream)
     if twice := [name for name in table.column_names if table.column_names.count(name) > 1]:
         raise SourceError(f"--labels {file}: two columns are named '{twice[0]}'; rename one of them")
-    noted = (table.schema.pandas_metadata or {}).get("index_columns", [])
     columns = {name: _as_text(column) for name, column in zip(table.column_names, table, strict=True)}
-    return LabelTable(columns, frozenset(name for name in noted if isinstance(name, str) and name in columns))
+    return LabelTable(columns, frozenset(index_of_frame(table.schema)))
 
 
 def _as_text(chunks: pa.ChunkedArray) -> pa.Array:
