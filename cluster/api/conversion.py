@@ -277,7 +277,7 @@ def adopt(request: AdoptRequest, session: Session) -> BrowsableDataset:
         y: Path of the labels in `place`, another file, or `FILE:PATH`; several for several targets.
         sample_dim: Name or number of the dimension of the samples, by default the first one.
         shape: Shape of a sample, if it is not the stored one.
-        copy_features: Copy the features too, e.g. where their chunks make reading slow.
+        copy: Copy the features too, e.g. where their chunks make reading slow.
         hash: Store the SHA-256 of every file, which `verify` compares.
         client: Dask client; by default this process does the work, with Dask threads if there is enough of it.
         **options: All other options of `foldstream adopt`; see its `--help`.
@@ -309,7 +309,7 @@ def adopt_arrays(request: AdoptRequest, session: Session) -> Dataset:
         request.sample_dim,
         shape,
         columns,
-        request.copy_features,
+        request.copy,
         request.hash,
     )
     with disk_in_words(root), job_executor(listener, session.client, request.dask) as executor:

@@ -58,14 +58,17 @@ def read_columns(request: ColumnRequest, source: Source, rows: int) -> Columns:
 
     labels: dict[str, pa.Array] = {}
     for path in request.labels:
-        labels |= read(path, "--y")
+        labels |= {name: _written(values) for name, values in read(path, "--y").items()}
     arrays: dict[str, np.ndarray] = {}
     schema = Schema((), (), "uint8")
     if labels:
         schema, arrays["y"] = encode_labels(labels, request.task)
     if request.key:
-        ((name, values),) = read(request.key, "--id").items()
-        schema, arrays["key"] = _encode_key(schema, name, values)
+        found_keys = read(request.key, "--id")
+        if len(found_keys) > 1:
+            raise UsageError(f"--id {request.key} has {len(found_keys)} columns; name one that identifies the rows")
+        ((name, values),) = found_keys.items()
+        schema, arrays["key"] = _encode_key(schema, name, _written(values))
     roles: dict[str, tuple[str, ...]] = {}
     beside: dict[str, pa.Array] = {}
     for role, paths in (request.roles or {}).items():
@@ -112,38 +115,67 @@ def column_of(source: Source, path: str) -> np.ndarray | pa.Array:
 
 def named_columns(path: str, values: np.ndarray | pa.Array, rows: int, option: str) -> dict[str, pa.Array]:
     """Values as columns of texts or timestamps: one, which is called by the last part of the path, or several for an
-    array of two dimensions."""
-    name = path.rpartition(":")[2].rpartition("/")[2].removesuffix(".npy").removesuffix(".npz")
+    array of two dimensions. Raises UsageError for other shapes, and for what is neither numbers, text nor dates."""
+    name, what = (
+        path.rpartition(":")[2].rpartition("/")[2].removesuffix(".npy").removesuffix(".npz"),
+        f"{option} {path}",
+    )
+    if isinstance(values, np.ndarray) and not values.ndim:
+        raise UsageError(f"{what} is a single value, but the features have {rows:,} rows; name a column")
     if len(values) != rows:
-        raise UsageError(f"{option} {path} has {len(values):,} values, but the features have {rows:,} rows")
+        raise UsageError(f"{what} has {len(values):,} values, but the features have {rows:,} rows")
     if isinstance(values, np.ndarray) and values.ndim > 1:
-        if values.ndim > 2:
-            raise UsageError(f"{option} {path} has the shape {values.shape}; give one column, or rows of columns")
+        if values.ndim > 2 or not values.shape[1]:
+            raise UsageError(f"{what} has the shape {values.shape}; give one column, or rows of columns")
         if values.shape[1] > 1:
-            return {f"{name}_{number}": as_texts(column) for number, column in enumerate(values.T)}
+            return {f"{name}_{number}": as_texts(column, what) for number, column in enumerate(values.T)}
         values = values[:, 0]
-    return {name: as_texts(values)}
+    return {name: as_texts(values, what)}
 
 
-def as_texts(values: np.ndarray | pa.Array) -> pa.Array:
-    """A column as text, or as timestamps; missing values are null."""
-    if isinstance(values, np.ndarray):
-        if values.dtype.kind == "f":
-            values = values.astype(np.float64)  # whose text says the same number
-        if values.dtype.kind == "S":
-            values = np.char.decode(values, "utf-8")
-        if values.dtype.kind == "T":  # NumPy's strings of any length, which Zarr gives
-            values = values.astype(object)
-        values = pa.array(values.astype(values.dtype.newbyteorder("=")), from_pandas=True)
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if pa.types.is_date(values.type):
-        values = values.cast(pa.timestamp("s"))
-    if pa.types.is_floating(values.type):
-        values = values.cast(pa.float64())
-    return values if pa.types.is_timestamp(values.type) else values.cast(pa.string())
+def as_texts(values: np.ndarray | pa.Array, what: str) -> pa.Array:
+    """A column as text, or as timestamps; missing values are null. Raises UsageError for values that are neither."""
+    try:
+        found = _in_arrow(values) if isinstance(values, np.ndarray) else values
+        if isinstance(found, pa.ChunkedArray):
+            found = found.combine_chunks()
+        if pa.types.is_dictionary(found.type):
+            found = found.dictionary_decode()
+        if pa.types.is_date(found.type):
+            found = found.cast(pa.timestamp("s"))
+        if pa.types.is_floating(found.type):
+            found = found.cast(pa.float64())
+        return found if pa.types.is_timestamp(found.type) else found.cast(pa.string())
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{what} has bytes that are not UTF-8 ({error}); write the text as UTF-8") from None
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowInvalid):
+        kind = values.dtype if isinstance(values, np.ndarray) else values.type
+        raise UsageError(
+            f"{what} has values of type {kind}, which are neither numbers, text nor dates; name another column, or "
+            "store it as one of these"
+        ) from None
+
+
+def _in_arrow(values: np.ndarray) -> pa.Array:
+    if values.dtype.kind == "f":
+        values = values.astype(np.float64)  # whose text says the same number
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8")
+    if values.dtype.kind == "T":  # NumPy's strings of any length, which Zarr gives
+        values = values.astype(object)
+    if values.dtype.kind == "M" and np.datetime_data(values.dtype)[0] in ("Y", "M", "W", "h", "m"):
+        values = values.astype("datetime64[s]")  # Arrow has no such units
+    if values.dtype.kind == "O":
+        values = np.array([one.decode() if isinstance(one, bytes) else one for one in values], object)
+    return pa.array(values.astype(values.dtype.newbyteorder("=")), from_pandas=True)
+
+
+def _written(values: pa.Array) -> pa.Array:
+    """Texts, also of timestamps; those of whole days are dates."""
+    if not pa.types.is_timestamp(values.type):
+        return values
+    plain = values.cast(pa.timestamp(values.type.unit))  # in UTC
+    return (plain.cast(pa.date32()) if unit_of(plain) == "days" else plain).cast(pa.string())
 
 
 def encode_labels(labels: Mapping[str, pa.Array], task: str) -> tuple[Schema, np.ndarray]:

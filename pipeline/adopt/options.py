@@ -1,5 +1,6 @@
 """Options of adopting arrays where they are."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
@@ -7,6 +8,8 @@ from pydantic import BeforeValidator, Field
 
 from ...storage.options import Cli, Files, Options, Texts
 from ..target.options import TASK, RoleOptions, Task, parse_numbers
+
+warnings.filterwarnings("ignore", 'Field name "copy" in "AdoptOptions" shadows an attribute', UserWarning)
 
 
 class AdoptOptions(RoleOptions):
@@ -35,7 +38,7 @@ class AdoptOptions(RoleOptions):
         default=None, description="Shape of a sample, e.g. 1,28,28; by default that of the stored ones."
     )
     task: Task = Field(default="auto", description=TASK)
-    copy_features: Annotated[bool, Cli(flag="--copy")] = Field(
+    copy: bool = Field(  # type: ignore[assignment]  # pydantic's own method of this name is deprecated
         default=False,
         description="Copy the features into the dataset too, where their chunks make reading slow or cannot be read in "
         "place.",

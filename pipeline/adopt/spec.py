@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
@@ -16,7 +17,7 @@ from ...storage.places.place import Place
 from .columns import ColumnRequest, Columns, read_columns
 from .layout import fitting_layout
 from .sources.find import open_source
-from .sources.found import FileList, FoundArray, with_names
+from .sources.found import FileList, FoundArray, Source, listed, with_names
 
 COPY = "copy them with --copy"
 
@@ -70,13 +71,8 @@ def specify(request: AdoptionRequest) -> AdoptSpec:
     """Explore the source, and decide everything. Raises UsageError and SourceError before anything is written."""
     place, files = locate(request.place), FileList()
     source = open_source(place)
-    paths = request.x or source.default(request.columns.paths)
-    if not paths:
-        names = source.names()
-        shown = ", ".join(f"'{name}'" for name in names[:12]) + (f" and {len(names) - 12} more" if names[12:] else "")
-        raise UsageError(f"{place} has several arrays; name that of the features with --x: {shown}")
-    found = source.find(paths, request.sample_dim, files)
-    _check_apart(request, {*paths, *found.features})
+    paths = _features(request, source)
+    found = replace(source.find(paths, request.sample_dim, files), path=listed(paths, 3))
     _check(found, request)
     found = with_names(_reshaped(found, request), found.features)
     columns = read_columns(request.columns, source, found.rows)
@@ -91,15 +87,26 @@ def specify(request: AdoptionRequest) -> AdoptSpec:
     return AdoptSpec(layout, schema, _as_json(request, table, columns), known, foreign, columns)
 
 
-def _check_apart(request: AdoptionRequest, features: set[str]) -> None:
-    """Raise UsageError if a label or the id is among the features, from which a model would read it off."""
-    labels = [(path, "label", "--y") for path in request.columns.labels]
-    for path, role, option in [*labels, (request.columns.key or "", "id", "--id")]:
-        if path in features:
+def _features(request: AdoptionRequest, source: Source) -> tuple[str, ...]:
+    """The paths of the features: those that are named, without what a pattern selects but has another role; by default
+    those of the format. Raises UsageError if there are none, or if the label or the id is named too."""
+    names, taken, found = source.names(), {*request.columns.paths}, list[str]()
+    for path in request.x:
+        matched = [] if path in names else [name for name in names if fnmatchcase(name, path)]
+        if matched and taken.issuperset(matched):
+            raise UsageError(f"--x {path} selects only {listed(matched)}, named by other options; name the features")
+        found += [name for name in matched if name not in taken] or [path]
+    columns = request.columns
+    for path, what in [*((path, "label (--y)") for path in columns.labels), (columns.key or "", "id (--id)")]:
+        if path in found:
             raise UsageError(
-                f"--x {', '.join(request.x)} also selects '{path}', the {role} ({option}); leave --x out to take "
-                f"all other columns of numbers, or name the features without '{path}'"
+                f"--x {path}: this is the {what}, from which a model would read the answer off; remove it from --x, "
+                "or leave --x out to take all other columns of numbers"
             )
+    paths = tuple(dict.fromkeys(found)) or source.default(columns.paths)
+    if not paths:
+        raise UsageError(f"{source.place} has several arrays; name that of the features with --x: {listed(names)}")
+    return paths
 
 
 def _stamp(place: Place) -> str:
@@ -118,7 +125,7 @@ def _check(found: FoundArray, request: AdoptionRequest) -> None:
     if found.rows < 2 or not prod(found.row_shape):
         shape = (found.rows, *found.row_shape)
         raise SourceError(
-            f"{request.place}: '{found.path}' has the shape {shape}, which is no set of samples; use another --x"
+            f"{request.place}: {found.path} has the shape {shape}, which is no set of samples; use another --x"
         )
     if found.description is None and not request.copy:
         raise UsageError(f"{found.reason}; {COPY}, which reads them through the library of their format")
@@ -129,7 +136,7 @@ def _reshaped(found: FoundArray, request: AdoptionRequest) -> FoundArray:
         return found
     if prod(request.shape) != prod(found.row_shape):
         raise UsageError(
-            f"--shape {','.join(map(str, request.shape))}: a sample of '{found.path}' has the shape {found.row_shape}, "
+            f"--shape {','.join(map(str, request.shape))}: a sample of {found.path} has the shape {found.row_shape}, "
             f"{prod(found.row_shape):,} values; choose a shape with as many"
         )
     return replace(found, row_shape=tuple(request.shape))

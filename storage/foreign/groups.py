@@ -57,7 +57,7 @@ class GroupReader:
         self._local.bytes_read += length
         try:
             table = read_group(path, self.array.format, place, self.array.columns, len(out))
-            place_columns(table, self.array, out)
+            place_columns(table, self.array, out, int(self._bounds[number]))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DamagedError(
                 f"{path}: its rows cannot be read ({error}); fix or restore the file, and adopt it again"
@@ -122,13 +122,13 @@ def footer(path: str) -> Any:
     return _described(path, *locate(path).describe())
 
 
-def place_columns(table: Any, array: Groups, out: np.ndarray) -> None:
+def place_columns(table: Any, array: Groups, out: np.ndarray, first: int = 0) -> None:
     """Copy columns into `out`, (rows, *row_shape). Missing numbers become NaN.
 
-    Raises ValueError for lists of another length, and for missing integers.
+    Raises ValueError for lists of another length, and for missing integers; `first` is the number of the first row.
     """
     if len(array.columns) == 1 and is_list(table.column(0).type):
-        out.reshape(len(out), -1)[...] = lists(table.column(0), prod(array.row_shape))
+        out.reshape(len(out), -1)[...] = lists(table.column(0), array.row_shape, first)
         return
     for number in range(len(array.columns)):
         out[:, number] = numbers(table.column(number), out.dtype)
@@ -142,35 +142,46 @@ def numbers(column: Any, dtype: Any) -> np.ndarray:
     return found
 
 
-def lists(column: Any, width: int) -> np.ndarray:
-    """A column of lists of numbers, also nested ones, as (rows, width). Raises ValueError for other lengths, and for
-    missing lists."""
-    import pyarrow.compute as pc
+def lists(column: Any, shape: tuple[int, ...], first: int = 0) -> np.ndarray:
+    """A column of lists of numbers, also nested ones, each of this shape, as (rows, values).
 
+    Raises ValueError for lists of other lengths, missing lists, and missing values that are no floating-point numbers.
+    The message names the row, which is counted from `first` on.
+    """
     chunks = column.chunks if hasattr(column, "chunks") else [column]
     parts = []
     for chunk in chunks:
-        rows, values = len(chunk), chunk
-        while is_list(values.type):
-            if values.null_count:
-                raise ValueError(f"{values.null_count:,} lists are missing")
-            values = getattr(values, "storage", values)
-            lengths = pc.min_max(pc.list_value_length(values)).as_py()
-            if lengths["min"] != lengths["max"]:
-                raise ValueError(f"the lists do not all have {width:,} values")
-            values = values.flatten()
-        if len(values) != rows * width:
-            raise ValueError(f"the lists do not all have {width:,} values")
-        if values.null_count and not _is_float(values.type):
-            raise ValueError(f"{values.null_count:,} values are missing")
-        parts.append(values.to_numpy(zero_copy_only=False).reshape(rows, width))
+        parts.append(_values_of(chunk, shape, first).reshape(len(chunk), prod(shape)))
+        first += len(chunk)
     return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
 
-def _is_float(kind: Any) -> bool:
+def _values_of(column: Any, shape: tuple[int, ...], first: int) -> np.ndarray:
+    """The values of an Arrow array of lists, see `lists`."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    return bool(pa.types.is_floating(kind))
+    values, each = column, 1
+    for length in shape:
+        if values.null_count:
+            raise ValueError(f"row {first + _first_null(values) // each:,} has a missing list")
+        values = getattr(values, "storage", values)
+        lengths = pc.list_value_length(values)
+        if len(other := pc.indices_nonzero(pc.not_equal(lengths, length))):
+            at = other[0].as_py()
+            raise ValueError(f"row {first + at // each:,} has a list of length {lengths[at]}, but others of {length:,}")
+        values, each = values.flatten(), each * length
+    if values.null_count and not pa.types.is_floating(values.type):
+        raise ValueError(f"row {first + _first_null(values) // each:,} has a missing value")
+    found: np.ndarray = values.to_numpy(zero_copy_only=False)
+    return found
+
+
+def _first_null(values: Any) -> int:
+    import pyarrow.compute as pc
+
+    found: int = pc.index(values.is_null(), True).as_py()
+    return found
 
 
 def is_list(kind: Any) -> bool:

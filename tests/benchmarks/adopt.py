@@ -182,7 +182,7 @@ def measure(write: Write, wheels: Path) -> dict[str, Any]:
         folder = Path(name)
         place, options = write(folder, wheels)
         here = fs.adopt(place, folder / "here", progress=False, **options)
-        copy = fs.adopt(place, folder / "copy", progress=False, copy_features=True, **options)
+        copy = fs.adopt(place, folder / "copy", progress=False, copy=True, **options)
         streams = []
         for dataset in (here, copy):
             batch = min(BATCH, len(dataset) // 8 // 8 * 8)

@@ -56,7 +56,7 @@ def test_models_are_those_of_a_copy(fold_mode: Literal["fused", "runs"], tmp_pat
         if fold_mode == "runs" and name != "parts":
             continue
         here = fs.adopt(place, tmp_path / f"{name}.here", progress=False, **options)
-        copy = fs.adopt(place, tmp_path / f"{name}.copy", progress=False, copy_features=True, **options)
+        copy = fs.adopt(place, tmp_path / f"{name}.copy", progress=False, copy=True, **options)
         for dataset, run in ((here, "one"), (copy, "other")):
             fs.train(dataset, tmp_path / f"{name}.{run}", fold_mode=fold_mode, **OPTIONS)
         assert bits(tmp_path / f"{name}.one") == bits(tmp_path / f"{name}.other"), name
@@ -65,7 +65,7 @@ def test_models_are_those_of_a_copy(fold_mode: Literal["fused", "runs"], tmp_pat
 def test_rows_are_streamed_and_predicted_in_place(tmp_path: Path) -> None:
     place, options = write_sources(tmp_path)["a.h5"]
     here = fs.adopt(place, tmp_path / "here.zarr", progress=False, **options)
-    copy = fs.adopt(place, tmp_path / "copy.zarr", progress=False, copy_features=True, **options)
+    copy = fs.adopt(place, tmp_path / "copy.zarr", progress=False, copy=True, **options)
     one, other = (list(fs.stream(dataset, batch_size=64, seed=3)) for dataset in (here, copy))
     assert [x.tobytes() for x, _, _ in map(as_arrays, one)] == [x.tobytes() for x, _, _ in map(as_arrays, other)]
     run = fs.train(here, tmp_path / "run", **{**OPTIONS, "epochs": 1})

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import xarray as xr
 import zarr
+from foldstream.pipeline.adopt.sources import tables
 from foldstream.pipeline.verify import find_damage
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset, open_dataset
@@ -39,7 +40,7 @@ def adopted(place: Path, **options: Any) -> Dataset:
     """The adopted dataset, after its rows were compared with those of a copy of the same layout."""
     beside = place.parent
     here = fs.adopt(place, beside / "here.zarr", progress=False, overwrite=True, **options)
-    copy = fs.adopt(place, beside / "copy.zarr", progress=False, overwrite=True, copy_features=True, **options)
+    copy = fs.adopt(place, beside / "copy.zarr", progress=False, overwrite=True, copy=True, **options)
     assert here.foreign
     assert copy.foreign is None
     assert not (here.root / "x").exists()
@@ -309,16 +310,19 @@ def write_h5ad(path: Path, sparse: bool) -> np.ndarray:
         file["var/_index"] = np.array([f"gene{number}" for number in range(30)], object)
         file["var"].attrs["_index"] = "_index"
         file["obsm/pca"] = matrix[:, :4]
+        file["obs/stage/values"], file["obs/stage/mask"] = Y, np.arange(ROWS) == 5
+        file["obs/stage"].attrs["encoding-type"] = "nullable-integer"
     return matrix
 
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_cells_of_an_h5ad_file_are_samples(sparse: bool, tmp_path: Path) -> None:
     matrix = write_h5ad(tmp_path / "cells.h5ad", sparse)
-    dataset = adopted(tmp_path / "cells.h5ad", y="obs/kind", keep="obs/depth")
+    dataset = adopted(tmp_path / "cells.h5ad", y="obs/kind", keep=["obs/depth", "obs/stage"])
     assert rows_of(dataset)["x"].tobytes() == matrix.tobytes()
     assert dataset.schema.classes == ("ant", "bee", "cat")
     assert dataset.schema.features[:2] == ("gene0", "gene1")
+    assert np.isnan(fs.open(dataset).rows(6)["stage"].to_numpy()).tolist() == [False] * 5 + [True]
     pca = adopted(tmp_path / "cells.h5ad", x="obsm/pca")
     assert rows_of(pca)["x"].tobytes() == np.ascontiguousarray(matrix[:, :4]).tobytes()
 
@@ -376,24 +380,141 @@ def test_without_lance_an_error_says_what_to_install(tmp_path: Path, monkeypatch
         fs.adopt(place, tmp_path / "out.zarr", progress=False, **options)
 
 
-def test_lists_of_several_lengths_are_no_samples(tmp_path: Path) -> None:
-    table = pa.table({"x": [[1.0, 2.0], [3.0], [4.0, 5.0, 6.0]]})
-    parquet.write_table(table, tmp_path / "t.parquet")
-    with pytest.raises(DamagedError, match="the lists do not all have 2 values"):
+def write_arrow(path: Path, table: pa.Table, compression: str | None = None) -> None:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema, options=options) as to:
+        to.write_table(table, max_chunksize=20)
+
+
+FAULTY_LISTS: dict[str, tuple[pa.DataType, dict[int, Any], str]] = {
+    "an empty list first": (pa.list_(pa.float32()), {0: []}, "row 0 has a missing or empty list"),
+    "a missing list first": (pa.list_(pa.float32()), {0: None}, "row 0 has a missing or empty list"),
+    "a missing list": (pa.list_(pa.float32()), {33: None}, "row 33 has a missing list"),
+    "a short list": (pa.list_(pa.float32()), {33: [1]}, "row 33 has a list of length 1, but others of 2"),
+    "as many values in total": (pa.list_(pa.float32()), {33: [1], 34: [1, 2, 3]}, "row 33 has a list of length 1"),
+    "a missing integer": (pa.list_(pa.int32()), {33: [1, None]}, "row 33 has a missing value"),
+}
+PAIRS = pa.list_(pa.list_(pa.float32()))
+FAULTY_PAIRS: dict[str, tuple[dict[int, Any], str]] = {
+    "inner lengths first": ({0: [[1], [1, 2]]}, "row 0 has lists of 2 lengths"),
+    "inner lengths": ({33: [[1, 2, 3], [1]]}, "row 33 has a list of length 3, but others of 2"),
+    "an inner list missing first": ({0: [None, [1, 2]]}, "row 0 has a missing or empty list"),
+    "an inner list missing": ({33: [[1, 2], None]}, "row 33 has a missing list"),
+}
+FAULTY_LISTS |= {name: (PAIRS, rows, message) for name, (rows, message) in FAULTY_PAIRS.items()}
+
+
+@pytest.mark.parametrize("name", FAULTY_LISTS)
+def test_lists_of_several_shapes_are_refused_by_row_before_anything_is_written(name: str, tmp_path: Path) -> None:
+    kind, faulty, message = FAULTY_LISTS[name]
+    sample = [[1, 2], [3, 4]] if kind == PAIRS else [1, 2]
+    table = pa.table({"x": pa.array([faulty.get(number, sample) for number in range(50)], kind), "y": Y[:50]})
+    parquet.write_table(table, tmp_path / "t.parquet", row_group_size=20)
+    write_arrow(tmp_path / "plain.arrow", table)
+    write_arrow(tmp_path / "compressed.arrow", table, "lz4")
+    for file in ("t.parquet", "plain.arrow", "compressed.arrow"):
+        with pytest.raises(UsageError, match=f"{message}.*; samples need one shape"):
+            fs.adopt(tmp_path / file, tmp_path / "out.zarr", y="y", progress=False)
+        assert not (tmp_path / "out.zarr").exists()
+
+
+def test_large_columns_of_lists_are_checked_by_the_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "DECODED_BYTES", 0)
+    rows = [[[1.0, 2.0]]] * 33 + [[[1.0], [2.0], [3.0]]] + [[[1.0, 2.0]]] * 16
+    parquet.write_table(pa.table({"x": rows}), tmp_path / "t.parquet", row_group_size=40)
+    with pytest.raises(UsageError, match="row 33 has a list of length 3, but others of 1; samples need one shape"):
         fs.adopt(tmp_path / "t.parquet", tmp_path / "out.zarr", progress=False)
-    with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as to:
-        to.write_table(table)
-    with pytest.raises(UsageError, match="the lists do not all have 2 values; samples need one shape"):
-        fs.adopt(tmp_path / "t.arrow", tmp_path / "other.zarr", progress=False)
+    assert not (tmp_path / "out.zarr").exists()
+    balanced = [[1.0, 2.0], [1.0], [1.0, 2.0, 3.0]]
+    parquet.write_table(pa.table({"x": balanced}), tmp_path / "t.parquet")
+    with pytest.raises(DamagedError, match="row 1 has a list of length 1, but others of 2"):
+        fs.adopt(tmp_path / "t.parquet", tmp_path / "out.zarr", progress=False)
+
+
+def test_single_values_are_neither_features_nor_columns(tmp_path: Path) -> None:
+    np.savez(tmp_path / "all.npz", x=X, one=np.float32(1))
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["x"], file["one"], file["text"], file["empty"] = X, 1.5, "text", h5py.Empty("f4")
+        file["no text"] = h5py.Empty(h5py.string_dtype())
+    places = {tmp_path / "all.npz": ["one"], tmp_path / "f.h5": ["one", "text", "empty", "no text"]}
+    for version in (2, 3):
+        store = zarr.open_group(tmp_path / f"{version}.zarr", mode="w", zarr_format=version)
+        store.create_array("x", data=X)
+        store.create_array("one", data=np.array(1, np.int32))
+        places[tmp_path / f"{version}.zarr"] = ["one"]
+    for place, names in places.items():
+        for name in names:
+            with pytest.raises(UsageError, match=f"'{name}' is a single value; name an array of samples with x="):
+                fs.adopt(place, tmp_path / "out.zarr", x=name, progress=False)
+            with pytest.raises(UsageError, match="is a single value, but the features have 700 rows"):
+                fs.adopt(place, tmp_path / "out.zarr", x="x", y=name, progress=False)
+    assert not (tmp_path / "out.zarr").exists()
+
+
+@pytest.mark.parametrize("unit", ["D", "h", "M", "ns"])
+def test_dates_may_be_labels_and_ids(unit: Literal["D", "h", "M", "ns"], tmp_path: Path) -> None:
+    times = np.datetime64("2024-01", unit) + Y
+    np.savez(tmp_path / "all.npz", x=X, when=times, day=np.datetime64("2024-01-01", "D") + np.arange(ROWS))
+    dataset = adopted(tmp_path / "all.npz", x="x", y="when", id="day")
+    expected = {
+        "D": ("2024-01-01", "2024-01-02", "2024-01-03"),
+        "h": ("2024-01-01 00:00:00", "2024-01-01 01:00:00", "2024-01-01 02:00:00"),
+        "M": ("2024-01-01", "2024-02-01", "2024-03-01"),
+        "ns": tuple(f"2024-01-01 00:00:00.00000000{number}" for number in range(3)),
+    }
+    assert dataset.schema.classes == expected[unit]
+    assert fs.open(dataset).rows(2)["day"].tolist() == ["2024-01-01", "2024-01-02"]
+
+
+def test_columns_of_other_types_are_refused_by_name(tmp_path: Path) -> None:
+    latin = np.array(["é".encode("latin-1"), b"a"] * (ROWS // 2))
+    pairs = np.zeros(ROWS, [("a", "i4"), ("b", "f4")])
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["x"], file["complex"], file["pairs"], file["latin"] = X, Y + 1j, pairs, latin
+        file["latin of any length"] = latin.astype(object)
+        lengths = file.create_dataset("lengths", (ROWS,), h5py.vlen_dtype("i4"))
+        lengths[0], lengths[1] = [1, 2], [3]
+        references = file.create_dataset("references", (ROWS,), h5py.ref_dtype)
+        references[0] = file["x"].ref
+    parquet.write_table(
+        pa.table({"f": FLAT[:, 0], "struct": pa.array([{"a": 1}] * ROWS), "bytes": latin}), tmp_path / "t.parquet"
+    )
+    for place, x, names in (
+        (tmp_path / "f.h5", "x", ["complex", "pairs", "lengths", "references"]),
+        (tmp_path / "t.parquet", "f", ["struct", "bytes"]),
+    ):
+        for name, option in ((name, option) for name in names for option in ("y", "keep", "id")):
+            options: dict[str, Any] = {option: name}
+            with pytest.raises(UsageError, match=f'{option}="{name}" has values of type .*; name another column'):
+                fs.adopt(place, tmp_path / "out.zarr", x=x, progress=False, **options)
+    for name in ("latin", "latin of any length"):
+        with pytest.raises(SourceError, match="write the text as UTF-8"):
+            fs.adopt(tmp_path / "f.h5", tmp_path / "out.zarr", x="x", y=name, progress=False)
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_an_enumeration_of_hdf5_gives_the_names_of_classes(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["x"] = X
+        file.create_dataset("y", data=Y.astype("i1"), dtype=h5py.enum_dtype({"ant": 0, "bee": 1, "cat": 2}, "i1"))
+    assert adopted(tmp_path / "f.h5", x="x", y="y").schema.classes == ("ant", "bee", "cat")
+
+
+def test_only_a_column_of_several_with_one_name_is_refused(tmp_path: Path) -> None:
+    columns = [pa.array(FLAT[:, 0]), pa.array(FLAT[:, 1]), pa.array(FLAT[:, 2]), pa.array(Y)]
+    parquet.write_table(pa.Table.from_arrays(columns, ["a", "a", "b", "y"]), tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match="has 2 columns called 'a'; rename them"):
+        fs.adopt(tmp_path / "t.parquet", tmp_path / "out.zarr", y="y", progress=False)
+    assert adopted(tmp_path / "t.parquet", x="b", y="y").schema.features == ("b",)
 
 
 def test_what_cannot_be_read_in_place_is_refused_by_name_and_copied(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "f.h5", "w") as file:
         file.create_dataset("x", data=X, chunks=(50, 3, 8), compression="lzf")
-    with pytest.raises(UsageError, match=r"filter 'lzf' cannot be read in place; copy them with copy_features=True"):
+    with pytest.raises(UsageError, match=r"filter 'lzf' cannot be read in place; copy them with copy=True"):
         fs.adopt(tmp_path / "f.h5", tmp_path / "out.zarr", progress=False)
     assert not (tmp_path / "out.zarr").exists()
-    copy = fs.adopt(tmp_path / "f.h5", tmp_path / "out.zarr", copy_features=True, progress=False)
+    copy = fs.adopt(tmp_path / "f.h5", tmp_path / "out.zarr", copy=True, progress=False)
     assert rows_of(copy)["x"].tobytes() == X.tobytes()
 
 
@@ -401,7 +522,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown array": ({"x": "pictrues"}, "did you mean 'pictures'"),
     "several arrays": ({}, "several arrays; name that of the features with x: 'pictures', 'label', 'short', 'words'"),
     "labels of another length": ({"x": "pictures", "y": "short"}, 'y="short" has 5 values, but .* 700 rows'),
-    "text as features": ({"x": "words"}, "no numbers to train on"),
+    "text as features": ({"x": "words"}, "not numbers to train on"),
     "several arrays as features": ({"x": ["pictures", "label"]}, "name a single one"),
 }
 
@@ -452,6 +573,10 @@ def test_neither_the_label_nor_the_index_of_a_frame_becomes_a_feature(tmp_path: 
     parquet.write_table(pa.Table.from_pandas(numbered), tmp_path / "named.parquet")
     dataset = fs.adopt(tmp_path / "named.parquet", tmp_path / "named.zarr", y="fraud")
     assert dataset.schema.features == ("f1", "f2", "f3")
-    with pytest.raises(UsageError, match="also selects 'fraud', the label"):
-        fs.adopt(tmp_path / "sorted.parquet", tmp_path / "leak.zarr", x="f*", y="fraud")
+    dataset = fs.adopt(tmp_path / "sorted.parquet", tmp_path / "pattern.zarr", x="f*", y="fraud", group="f3")
+    assert dataset.schema.features == ("f1", "f2")
+    with pytest.raises(UsageError, match=r"this is the label \(y=\), from which a model would read the answer off"):
+        fs.adopt(tmp_path / "sorted.parquet", tmp_path / "leak.zarr", x=["f1", "fraud"], y="fraud")
+    with pytest.raises(UsageError, match="selects only 'fraud', named by other options"):
+        fs.adopt(tmp_path / "sorted.parquet", tmp_path / "leak.zarr", x="fr*", y="fraud")
     assert not (tmp_path / "leak.zarr").exists()

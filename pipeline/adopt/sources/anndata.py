@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ....storage.errors import UsageError
 from ....storage.foreign.format import Chunked, Sparse
@@ -15,6 +16,8 @@ from .found import FileList, FoundArray, Source, single, unknown, value_dtype
 
 MATRICES = ("X", "layers", "obsm", "raw")
 COLUMNS = "obs"
+PARTS = (("data", "indices", "indptr"), ("codes", "categories"), ("values", "mask"))
+"""The arrays in the group of a sparse matrix, of a categorical column, and of a column with missing values."""
 
 
 class Nodes(Source, Protocol):
@@ -50,9 +53,8 @@ class AnnData:
     def _whole(self, name: str) -> str:
         """The name of the matrix or column that an array is a part of."""
         folder, _, last = name.rpartition("/")
-        if last in ("data", "indices", "indptr") and f"{folder}/indptr" in self._stored:
-            return folder
-        return folder if last in ("codes", "categories") and f"{folder}/codes" in self._stored else name
+        parts = next((parts for parts in PARTS if last in parts), ())
+        return folder if parts and all(f"{folder}/{part}" in self._stored for part in parts) else name
 
     def default(self, taken: Sequence[str]) -> tuple[str, ...]:
         return ("X",)
@@ -98,11 +100,14 @@ class AnnData:
             table = self.nodes.column("var")
             return _texts(table["index"]) if "index" in (table.dtype.names or ()) else []
         index = str(self.nodes.attributes("var").get("_index", "_index"))
-        return self.nodes.column(f"var/{index}") if f"var/{index}" in self._stored else []
+        return _texts(np.asarray(self.nodes.column(f"var/{index}"))) if f"var/{index}" in self._stored else []
 
     def column(self, path: str) -> np.ndarray | pa.Array:
         if f"{path}/codes" in self._stored:
             return _categories(self.nodes.column(f"{path}/codes"), self.nodes.column(f"{path}/categories"))
+        if f"{path}/mask" in self._stored and f"{path}/values" in self._stored:
+            values = pa.array(_texts(np.asarray(self.nodes.column(f"{path}/values"))))
+            return pc.if_else(pa.array(np.asarray(self.nodes.column(f"{path}/mask"), bool)), None, values)
         folder, _, name = path.rpartition("/")
         if folder == COLUMNS and isinstance(self._table, np.ndarray) and name in (self._table.dtype.names or ()):
             values = self._table[name]

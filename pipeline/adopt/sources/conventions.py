@@ -22,8 +22,8 @@ class Values(NamedTuple):
     dtype: str
 
     def of(self, stored: np.ndarray, axis: int = 0) -> np.ndarray:
-        """Stored numbers of any shape as values, with the axis `axis` first."""
-        rows = np.moveaxis(stored, axis, 0)
+        """Stored numbers as values, with the axis `axis` first, or a single value."""
+        rows = np.moveaxis(stored, axis, 0) if stored.ndim else stored
         out = np.empty(rows.shape, self.dtype)
         unpack(rows, self.packing, out)
         return out

@@ -90,7 +90,7 @@ def value_dtype(stored: Any, where: str) -> str:
     """The dtype in which stored numbers become values. Raises UsageError for what is no number."""
     kind = np.dtype(stored)
     if kind.kind not in "biuf" or kind.itemsize > 8:
-        raise UsageError(f"{where} has values of type {kind}, which are no numbers to train on; name another array")
+        raise UsageError(f"{where} has values of type {kind}, which are not numbers to train on; name another array")
     others = {"bool": "uint8", "float16": "float32", "uint64": "float64"}
     name: str = kind.name
     return others.get(name, name)
@@ -118,8 +118,14 @@ def of_chunks(path: str, make: Callable[[], Chunked], shape: Sequence[int], axis
 def single(paths: Sequence[str], place: Place) -> str:
     """The name of the only array. Raises UsageError for several."""
     if len(paths) != 1:
-        raise UsageError(f"--x {' --x '.join(paths)}: features are one array of {place}; name a single one")
+        raise UsageError(f"--x {listed(paths)}: features are one array of {place}; name a single one")
     return paths[0]
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names for a message, of which at most so many are shown."""
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return shown + (f" and {len(names) - most:,} more" if names[most:] else "")
 
 
 def unknown(path: str, place: Place, names: Sequence[str]) -> UsageError:
@@ -129,6 +135,8 @@ def unknown(path: str, place: Place, names: Sequence[str]) -> UsageError:
 
 def axis_named(sample_dim: str | None, names: Sequence[str | None], where: str) -> int:
     """The axis of the samples: the first one, or that of a name or number. Raises UsageError if there is none."""
+    if not names:
+        raise UsageError(f"{where} is a single value; name an array of samples with --x")
     if sample_dim is None:
         return 0
     if sample_dim in names:

@@ -6,7 +6,6 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from ....storage.errors import SourceError, UsageError
 from ....storage.foreign.format import NOWHERE, Chunked
@@ -67,9 +66,7 @@ class Hdf5File:
         path = single(paths, self.place)
         where = f"{self.place}: '{path}'"
         with self._dataset(path) as dataset:
-            if not dataset.shape:
-                raise UsageError(f"{where} is a single value; name an array of samples with --x")
-            values, axis = self._values(path, dataset), axis_named(sample_dim, dimensions_of(dataset), where)
+            axis, values = axis_named(sample_dim, dimensions_of(dataset), where), self._values(path, dataset)
             return of_chunks(
                 path, lambda: self.describe(path, dataset, files, values, axis), dataset.shape, axis, values.dtype
             )
@@ -104,11 +101,11 @@ class Hdf5File:
         chunks = table.reshape(-1, 3)
         return Chunked(shape, tuple(dataset.chunks), stored, chunks, axis, (), codecs, fill, values.packing)
 
-    def column(self, path: str) -> np.ndarray | pa.Array:
+    def column(self, path: str) -> np.ndarray:
         with self._dataset(path) as dataset:
-            if dataset.dtype.kind == "O":
-                return pa.array(dataset.asstr()[...])
-            stored = np.asarray(dataset[...])
+            stored = np.asarray(dataset[...])  # of objects for texts, which are bytes, and for what is no column
+            if names := _names_of_values(dataset):
+                return np.array([names[value] for value in stored.ravel().tolist()], object).reshape(stored.shape)
             return stored if stored.dtype.kind not in "iuf" else self._values(path, dataset).of(stored)
 
     def read(self, paths: Sequence[str], sample_dim: str | None, start: int, stop: int) -> np.ndarray:
@@ -131,10 +128,19 @@ def _datasets(file: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
 def dimensions_of(dataset: Any) -> list[str | None]:
     """The names of a dataset's dimensions: those of its dimension scales, or its labels."""
     names: list[str | None] = []
+    if not dataset.shape:
+        return names
     for dimension in dataset.dims:
         scales = [scale.name.rpartition("/")[2] for scale in dimension.values()]
         names.append(scales[0] if scales else dimension.label or None)
     return names
+
+
+def _names_of_values(dataset: Any) -> Mapping[int, str]:
+    """The names of an enumeration's values; empty for other types."""
+    import h5py
+
+    return {value: name for name, value in (h5py.check_enum_dtype(dataset.dtype) or {}).items()}
 
 
 def _codecs(dataset: Any, where: str) -> Iterator[Mapping[str, Any]]:

@@ -2,7 +2,6 @@
 several columns of numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
@@ -12,18 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from ....storage.errors import SourceError, UsageError
+from ....storage.errors import SourceError, UsageError, suggest
 from ....storage.foreign.format import Chunked, Groups
 from ....storage.foreign.groups import footer, is_list, lists, place_columns, read_group
 from ....storage.places.json_files import read_json
 from ....storage.places.place import Place
 from ...target.beside import index_of_frame
-from .found import SPLITS, TABLES, FileList, FoundArray, unknown, value_dtype
+from .found import SPLITS, TABLES, FileList, FoundArray, listed, value_dtype
 
 PARQUET, ARROW = "parquet", b"ARROW1"
 MAPPED = ("file", "stream")
 """The formats of Arrow files."""
 STATE, INFO = "state.json", "dataset_info.json"
+DECODED_BYTES = 64 << 20  # of columns of lists whose lengths are all looked at before anything is written
 MOST_COLUMNS = 256  # of an Arrow file that are read one by one, rather than through Arrow
 
 
@@ -79,37 +79,59 @@ class TableFiles:
         return found
 
     def find(self, paths: Sequence[str], sample_dim: str | None, files: FileList) -> FoundArray:
-        columns, where = self._expanded(paths), f"{self.place}: '{', '.join(paths)}'"
+        columns, where = tuple(paths), f"{self.place}: {listed(paths, 3)}"
+        for name in columns:
+            self._check_name(name)
         if sample_dim is not None:
             raise UsageError(f"--sample-dim {sample_dim}: the rows of a table are its samples; remove the option")
         groups = self._groups
         bounds = np.cumsum([0, *(group.rows for group in groups)], dtype=np.int64)
         row_shape, dtype = self._form(columns, groups[0], where)
+        if is_list(self._schema.field(columns[0]).type):
+            self._check_lists(columns[0], row_shape, where)
         places = np.array([(files.add(one.file), one.place, one.length) for one in groups], np.int64)
         described = Groups(self._format, columns, row_shape, dtype, places, bounds)
         names = columns if len(columns) > 1 or row_shape == (1,) else ()
-        try:
-            chunked = self._in_memory_order(described, groups, files)
-        except ValueError as error:
-            raise UsageError(f"{where}: {error}; samples need one shape, so name another column with --x") from None
+        chunked = self._in_memory_order(described, groups, files)
         return FoundArray(", ".join(paths), int(bounds[-1]), row_shape, dtype, chunked or described, names)
 
-    def _expanded(self, paths: Sequence[str]) -> tuple[str, ...]:
-        """The columns that names and patterns select. Raises UsageError for one that selects none."""
-        found: list[str] = []
-        for path in paths:
-            names = [path] if path in self._schema.names else [n for n in self._schema.names if fnmatchcase(n, path)]
-            if not names:
-                raise unknown(path, self.place, self.names())
-            found += names
-        return tuple(dict.fromkeys(found))
+    def _check_name(self, name: str) -> None:
+        """Raise UsageError for a column that does not exist, and for one of several with this name."""
+        number = self._schema.names.count(name)
+        if not number:
+            raise UsageError(f"{self.place} has no column '{name}'{suggest(name, self.names())}")
+        if number > 1:
+            raise UsageError(f"{self.place} has {number} columns called '{name}'; rename them, so that each has a name")
+
+    def _check_lists(self, name: str, shape: tuple[int, ...], where: str) -> None:
+        """Raise UsageError for lists of several lengths, as far as they are seen without decoding a large column: by
+        the number of values in Parquet's metadata, and in Arrow files. Others are seen when the rows are written."""
+        first, whole = 0, self._format in MAPPED or sum(group.length for group in self._groups) <= DECODED_BYTES
+        for group in self._groups:
+            if whole or self._number_of_values(name, group) not in (None, group.rows * prod(shape)):
+                table = read_group(str(group.file), self._format, group.place, (name,), group.rows)
+                try:
+                    lists(table.column(0), shape, first)
+                except ValueError as error:
+                    raise UsageError(
+                        f"{where}: {error}; samples need one shape, so fix the rows, or name another column with --x"
+                    ) from None
+            first += group.rows
+
+    def _number_of_values(self, name: str, group: Group) -> int | None:
+        """The number of values of a column of lists in a group, where metadata tells it."""
+        if self._format != PARQUET:
+            return None
+        leaf = next(number for path, number in self._leaves.items() if path.startswith(f"{name}."))
+        found: int = footer(str(group.file)).row_group(group.place).column(leaf).num_values
+        return found
 
     def _form(self, columns: Sequence[str], first: Group, where: str) -> tuple[tuple[int, ...], str]:
         """The shape and the dtype of a row. Raises UsageError for columns that are no numbers or lists of numbers."""
         kinds = [self._schema.field(name).type for name in columns]
         if len(columns) == 1 and is_list(kinds[0]):
             table = read_group(str(first.file), self._format, first.place, tuple(columns), first.rows)
-            shape, inner = _list_shape(table.column(0)), kinds[0]
+            shape, inner = _list_shape(table.column(0), where), kinds[0]
             while is_list(inner):
                 inner = getattr(inner, "storage_type", inner).value_type
             return shape, value_dtype(_numpy_type(inner, where), where)
@@ -169,11 +191,14 @@ class TableFiles:
         return pa.concat_tables(tables).column(0)
 
     def column(self, path: str) -> np.ndarray | pa.Array:
-        if path not in self._schema.names:
-            raise unknown(path, self.place, self.names())
+        self._check_name(path)
         values = self._read(path).combine_chunks()
         if is_list(values.type):
-            return lists(values, prod(_list_shape(values)))
+            where = f"{self.place}: '{path}'"
+            try:
+                return lists(values, _list_shape(values, where))
+            except ValueError as error:
+                raise UsageError(f"{where}: {error}; fix the rows, or name another column") from None
         feature = self._features.get(path) or {}
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
             codes = values.cast(pa.int64())
@@ -181,7 +206,7 @@ class TableFiles:
         return values
 
     def read(self, paths: Sequence[str], sample_dim: str | None, start: int, stop: int) -> np.ndarray:
-        columns = self._expanded(paths)
+        columns = tuple(paths)
         table = pa.table({name: self._read(name).slice(start, stop - start) for name in columns})
         shape, dtype = self._form(columns, self._groups[0], str(self.place))
         out = np.empty((stop - start, *shape), dtype)
@@ -256,10 +281,21 @@ def _groups_of(file: Place, form: str) -> Iterator[Group]:
             yield Group(file, place, batch.nbytes, batch.num_rows)
 
 
-def _list_shape(column: Any) -> tuple[int, ...]:
-    """The shape of the first list of a column."""
-    values = column[0].as_py()
-    return np.shape(values)
+def _list_shape(column: Any, where: str) -> tuple[int, ...]:
+    """The shape of the first list of a column. Raises UsageError if it has none."""
+    values, shape = column.slice(0, 1), list[int]()
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    while is_list(values.type):
+        values = getattr(values, "storage", values)
+        lengths = {*pc.list_value_length(values).to_pylist()}
+        if lengths & {None, 0} or len(lengths) > 1:
+            what = "a missing or empty list" if lengths & {None, 0} else f"lists of {len(lengths)} lengths"
+            raise UsageError(
+                f"{where}: row 0 has {what}; samples need one shape, so fix the rows, or name another column"
+            )
+        shape.append(lengths.pop())
+        values = values.flatten()
+    return tuple(shape)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -269,7 +305,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def _numpy_type(kind: pa.DataType, where: str) -> Any:
     if not _is_number(kind):
         raise UsageError(
-            f"{where} has values of type {kind}, which are no numbers; name other columns with --x, or convert the "
+            f"{where} has values of type {kind}, which are not numbers; name other columns with --x, or convert the "
             "files with 'foldstream convert csv', which encodes text and dates"
         )
     return kind.to_pandas_dtype()
@@ -284,12 +320,9 @@ def _plain_values(column: Any, rows: int, width: int, dtype: str) -> Any:
     """The values of a column as one array, None if they are not stored as plain values of this type without gaps."""
     values = column
     while is_list(values.type):
-        if values.null_count:
-            return None
         values = getattr(values, "storage", values)
         values = values.flatten()
     plain = _is_number(values.type) and not pa.types.is_boolean(values.type)
     if not plain or values.null_count or np.dtype(values.type.to_pandas_dtype()) != np.dtype(dtype):
         return None
-    lists(column, width) if is_list(column.type) else None  # raises ValueError for lists of other lengths
     return values if len(values) == rows * width else None
