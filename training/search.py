@@ -103,7 +103,9 @@ def _check_space(value: Any) -> Any:
     for name in NOT_SEARCHED:
         if name in value:
             raise ValueError(f"{name}: all candidates that train in one pass share it; give it by --set")
-    return {str(name): parse_dimension(str(name), one).to_json() for name, one in value.items()}
+    given = {str(name): one for name, one in value.items()}
+    # The same search, whatever the order of its settings.
+    return {name: parse_dimension(name, given[name]).to_json() for name in sorted(given)}
 
 
 def _check_rungs(value: Any) -> Any:

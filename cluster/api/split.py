@@ -11,7 +11,7 @@ from ...training.splits.checks import plan_warnings
 from ...training.splits.choose import choose_split
 from ...training.splits.copied import plan_of_runs, split_in, split_of_runs
 from ...training.splits.plan import make_plan
-from ...training.splits.split import Split
+from ...training.splits.split import Split, SplitOptions
 from ..dask.executor import job_executor
 from ..listener import Listener
 from ..requests import Keywords, Session, SplitRequest, TrainRequest
@@ -56,7 +56,7 @@ def split_rows(request: SplitRequest, session: Session) -> FoldPlan:
 def assign_folds(request: SplitRequest, session: Session) -> FoldPlan:
     """Create or open the plan of a request; see `split_rows`."""
     opened, name = open_dataset(str(request.dataset)), request.name
-    wanted = choose_split(opened.schema, request, request.seed)
+    wanted = wanted_split(opened, request, request.seed)
     root = plan_place(opened, name)
     if (root / MANIFEST).exists() and not request.overwrite and named_split(opened, name) != wanted:
         raise ConflictError(f"{root} already contains a different plan; choose another name, or use --overwrite")
@@ -81,11 +81,14 @@ def plan_place(dataset: Dataset, name: str) -> Place:
 
 def split_of(request: TrainRequest, dataset: Dataset) -> Split:
     """The split to train with: that of a named plan of the dataset, or the one in the request. Raises UsageError."""
-    if request.plan:
-        return named_split(dataset, request.plan)
+    return named_split(dataset, request.plan) if request.plan else wanted_split(dataset, request, request.seed)
+
+
+def wanted_split(dataset: Dataset, options: SplitOptions, seed: int) -> Split:
+    """The split that options ask for; on a dataset of predictions, that of their runs. Raises UsageError."""
     if plan := plan_of_runs(dataset):
-        return split_of_runs(plan, request)
-    return choose_split(dataset.schema, request, request.seed)
+        return split_of_runs(plan, options)
+    return choose_split(dataset.schema, options, seed)
 
 
 def named_split(dataset: Dataset, name: str) -> Split:

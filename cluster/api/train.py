@@ -9,6 +9,7 @@ from ...storage.machine import no_garbage_collection
 from ...training.ray.helper import Helper
 from ...training.run import SEARCH_PAGE, RunFolder, best_folder
 from ...training.stopping import stoppable
+from ..prediction.members import check_below
 from ..requests import Session, TrainRequest
 from ..runs.workers import helper_count
 from .training_request import RequestedTraining, check_request, complete_result
@@ -27,6 +28,7 @@ def run_training(request: TrainRequest, session: Session) -> dict[str, Any]:
 
 def _train(asked: RequestedTraining, session: Session) -> dict[str, Any]:
     """Train the folds that are not complete."""
+    check_below(asked.dataset)
     root = asked.root.root
     busy = f"{root} is being trained by another command; wait for it to finish, or stop it"
     with ExitStack() as stack:

@@ -162,24 +162,39 @@ def search_settings(training: Training, record: SearchRecord, session: Session) 
 def check_training(asked: RequestedTraining, helpers: Sequence[Helper]) -> Training:
     """Check the models and the memory that a request needs. Raises UsageError."""
     dataset, models = asked.dataset, math.ceil(asked.models / (1 + len(helpers)))
-    parameters = (check_corners if asked.search else check_models)(asked.configs, dataset)
+    if asked.search:
+        parameters = check_corners(asked.candidates, asked.config, dataset)
+    else:
+        parameters = check_models(asked.configs, dataset)
     execution = asked.request.model_copy(update={"workers": asked.workers})
     common = next(iter(asked.configs.values()))
     mode = choose_fold_mode(dataset, models, common, execution, parameters, 1 + len(helpers))
     return Training(asked, mode, helpers, check_initial(asked))
 
 
-def check_corners(configs: Mapping[str, TrainConfig], dataset: Dataset) -> int:
-    """Like `check_models`, for the ends of a search's space: settings that do not go together, such as momentum and an
-    optimizer without it, are no error as long as some do."""
-    parameters, errors = list[int](), list[UsageError | ModelError]()
-    for name, config in configs.items():
+def check_corners(candidates: Mapping[str, Mapping[str, Any]], common: TrainConfig, dataset: Dataset) -> int:
+    """Like `check_models`, for the settings at the ends of a search's space and what is `common` to them: settings that
+    do not go together, such as momentum and an optimizer without it, are no error as long as each end goes with some
+    others."""
+    parameters, fitting = list[int](), list[Mapping[str, Any]]()
+    errors = list[UsageError | ModelError]()
+
+    def fits(settings: Mapping[str, Any]) -> bool:
         try:
-            parameters.append(check_models({name: config}, dataset))
+            parameters.append(check_models(configure({"": settings}, common), dataset))
         except (UsageError, ModelError) as error:
             errors.append(error)
-    if not parameters:
+            return False
+        fitting.append(settings)
+        return True
+
+    failing = [settings for settings in candidates.values() if not fits(settings)]
+    if not fitting:
         raise errors[0]
+    for name, value in ((name, value) for settings in failing for name, value in settings.items()):
+        known = [*fitting]
+        if not any(one[name] == value for one in known) and not any(fits({**one, name: value}) for one in known):
+            raise UsageError(f"space.{name}: {value} cannot be trained with any of the other ends: {errors[-1]}")
     return max(parameters)
 
 

@@ -1,6 +1,6 @@
 """A training as far as metadata can check it: nothing here loads torch, Ray or Dask, which take seconds."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -24,7 +24,7 @@ from ...training.zoo.auto import AUTO, CHOSEN, choose_model, usual_length
 from ...training.zoo.factory import BUILT_IN
 from ..callbacks.callback import Callback, CallbackFactory, find_callback
 from ..requests import TrainRequest
-from ..runs.grid import candidate_folder, compare_grid, expand_grid
+from ..runs.grid import candidate_folder, check_folder, compare_grid, expand_grid
 from ..runs.run import continue_config, is_complete, load_lanes, load_summary
 from ..runs.workers import choose_workers, shares_of
 from ..search.draw import check_optuna
@@ -109,12 +109,15 @@ def check_request(request: TrainRequest) -> RequestedTraining:
     return replace(asked, request=_stacked(request), workers=min(workers, 1)) if asked.stacked else asked
 
 
-def names_of(request: TrainRequest, root: Place, candidates: Iterable[str]) -> Iterable[str]:
-    """The names of the candidates that may have a folder. Raises ConflictError for a grid in the folder of a search."""
+def names_of(request: TrainRequest, root: Place, candidates: Collection[str]) -> Collection[str]:
+    """The names of the candidates that may have a folder. Raises ConflictError if the folder contains something else:
+    a run, a grid or a search."""
     record = read_search(root)
-    if record is None or request.search:
-        return record.names().values() if record else candidates
-    raise ConflictError(f"{root} is a search; go on with it by its --search, or choose another folder")
+    if record and not request.search:
+        raise ConflictError(f"{root} is a search; go on with it by its --search, or choose another folder")
+    if record is None:
+        check_folder(root, () if request.search else candidates, "search" if request.search else "grid")
+    return record.names().values() if record else candidates
 
 
 def wanted_search(asked: RequestedTraining) -> SearchRecord:

@@ -226,7 +226,10 @@ def measure_training(
     workers = request.workers or shares_of(0)
     common = common_config(request, dataset, split, lane_count(workers), workers)
     configs = configure(candidates, common)
-    parameters = (check_corners if request.search else check_models)(configs, dataset)
+    if request.search:
+        parameters = check_corners(candidates, next(iter(configs.values())), dataset)
+    else:
+        parameters = check_models(configs, dataset)
     count = search_of(request).total if request.search else len(candidates)  # as if none of a search was stopped
     passes = epoch_passes(split, common.refit, count)
     fused = request.fold_mode != "runs"

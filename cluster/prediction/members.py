@@ -119,6 +119,26 @@ def _member(ensemble: Place, stored: dict[str, Any]) -> RunFolder:
     return run
 
 
+def check_below(dataset: Dataset) -> None:
+    """Raise ConflictError if a run whose predictions are features of a dataset was trained again, and ForeignError if
+    one is gone: a model that is trained on them could not predict."""
+    if stacked := dataset.schema.stacked:
+        remedy = "repeat the 'foldstream stack' command with --overwrite"
+        for place, stamp in zip(stacked.runs, stacked.stamps, strict=True):
+            try:
+                run, _ = read_run(locate(place))
+            except ForeignError as error:
+                raise ForeignError(
+                    f"{dataset.place}: the run {place}, whose predictions it has, is gone ({error}); restore the run, "
+                    f"or {remedy}"
+                ) from None
+            if stamp_of(run) != stamp:
+                raise ConflictError(
+                    f"{dataset.place}: the run {place} has been trained again since its predictions became features",
+                    remedy,
+                )
+
+
 def stamp_of(run: RunFolder) -> str:
     """A hash of the results of a complete run: its folds' metrics and scores."""
     return content_hash(run.summary.read_bytes(), run.job.read_bytes())

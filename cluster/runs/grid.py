@@ -2,11 +2,11 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import product
 from typing import Any
 
-from ...storage.errors import RunError, UsageError
+from ...storage.errors import ConflictError, RunError, UsageError
 from ...storage.places.place import Place
 from ...training.run import RunFolder, divergence_of
 
@@ -39,6 +39,26 @@ def _values(value: Any) -> list[Any]:
 def candidate_folder(root: Place, name: str) -> RunFolder:
     """The folder of a candidate's run; for a single candidate, the run's own folder."""
     return RunFolder(root / CANDIDATES / re.sub(r"[^\w.=,+-]", "_", name) if name else root)
+
+
+def check_folder(root: Place, names: Collection[str], what: str) -> None:
+    """Raise ConflictError unless candidates of these names may have their runs in a folder: it is empty, or contains
+    runs of such candidates only. `what` is what is to be started."""
+    there = {*(root / CANDIDATES).subfolders()}
+    others = sorted(there - {candidate_folder(root, name).root.name for name in names if name})
+    if RunFolder(root).job.exists():
+        if [*names] != [""]:
+            raise ConflictError(f"{root} already contains a single run, not a {what}; choose another folder")
+    elif there and not others:
+        return
+    elif others:
+        shown = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if others[4:] else "")
+        raise ConflictError(
+            f"{root} already contains a grid with other candidates ({shown}); choose another folder, or keep their "
+            "values and add to them"
+        )
+    elif any(not name.startswith(".") for name in root.names()) and [*names] != [""]:
+        raise ConflictError(f"{root} already contains something that is not a {what}; choose another folder")
 
 
 def compare_grid(

@@ -12,10 +12,8 @@ from ...storage.fold_plan import open_plan
 from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
 from ...training.run import (
-    GRID,
     SEARCH,
     RunFold,
-    RunFolder,
     RunJob,
     describe_divergence,
     folds_of,
@@ -23,7 +21,7 @@ from ...training.run import (
     read_rung,
 )
 from ...training.search import SearchOptions
-from ..runs.grid import CANDIDATES, candidate_folder
+from ..runs.grid import candidate_folder, check_folder
 from ..runs.run import OTHER_DATA
 from .plan import Outcome, Pass, Results, Rules, Rung, ranking, verdicts
 
@@ -135,8 +133,7 @@ def claim(root: Place, wanted: SearchRecord) -> SearchRecord:
     """
     found = read_search(root)
     if found is None:
-        if RunFolder(root).job.exists() or (root / GRID).exists() or (root / CANDIDATES).subfolders():
-            raise ConflictError(f"{root} already contains a run that is not a search; choose another folder")
+        check_folder(root, (), "search")
         return wanted
     old, new = found.definition, wanted.definition
     differences = [

@@ -19,6 +19,7 @@ LONG = {
     "table": "the files of the features have changed since",
     "columns": "the labels or other columns have changed since",
     "code": "the files of the tokenizer have changed",
+    "identity": "the dataset of the runs has changed",
 }
 MOST_LETTERS = 60
 
@@ -46,6 +47,8 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[
             continue
         if name == "sources":
             yield _sources(one or (), other or ())
+        elif name == "stack":
+            yield _runs(one or (), other or ())
         elif name in LONG:
             yield LONG[name]
         else:
@@ -60,6 +63,15 @@ def _sources(there: Sequence[Any], here: Sequence[Any]) -> str:
     kinds = {"new": [*new.keys() - old.keys()], "missing": [*old.keys() - new.keys()], "changed": changed}
     found = [f"{what}: {_first(sorted(paths))}" for what, paths in kinds.items() if paths]
     return f"sources that are {', '.join(found)}" if found else "the sources have another order"
+
+
+def _runs(there: Sequence[Mapping[str, Any]], here: Sequence[Mapping[str, Any]]) -> str:
+    """How stacked runs differ: other ones, or some that were trained again."""
+    if [run["place"] for run in there] != [run["place"] for run in here]:
+        old, new = (", ".join(run["name"] for run in runs) for runs in (there, here))
+        return f"the runs were {_shown(old)} and are now {_shown(new)}"
+    again = [one["place"] for one, other in zip(there, here, strict=True) if not same_json(one, other)]
+    return f"trained again since: {_first(again)}"
 
 
 def _first(paths: Sequence[str]) -> str:

@@ -23,6 +23,8 @@ from foldstream.training.run import RunFolder
 from foldstream.training.search import SearchOptions, as_search
 from typer.main import get_command
 
+from ..chaos.disk import read_tree
+
 SPACE: dict[str, Any] = {
     "lr": (1e-3, 0.1, "log"),
     "hidden": [8, 16],
@@ -120,7 +122,7 @@ def test_the_same_call_returns_at_once_and_another_one_is_refused(searched: Path
         fs.search(digits.place, searched, **SEARCH | {"rungs": RUNGS[:1]}, **OPTIONS)
     with pytest.raises(ConflictError, match="is a search; go on with it by its search"):
         fs.train(digits.place, searched, settings={"lr": [0.1, 0.2]}, **OPTIONS)
-    with pytest.raises(ConflictError, match="already contains a run that is not a search"):
+    with pytest.raises(ConflictError, match="already contains a single run, not a search"):
         fs.search(digits.place, searched / "candidates" / "trial-00", **SEARCH, **OPTIONS)
 
 
@@ -223,6 +225,33 @@ def test_a_candidate_of_a_grid_that_diverges_drops_out(digits: Dataset, tmp_path
         fs.train(digits.place, tmp_path / "bad", settings={"lr": [1e9, 2e9], "optimizer": "SGD"}, **OPTIONS)
 
 
+def test_a_folder_belongs_to_one_run_grid_or_search(searched: Path, digits: Dataset, tmp_path: Path) -> None:
+    def train(root: Path, *rates: float, **options: Any) -> fs.Run:
+        return fs.train(digits.place, root, settings={"lr": [*rates]}, **OPTIONS | {"epochs": 1} | options)
+
+    one, grid = tmp_path / "one", tmp_path / "grid"
+    train(one, 0.01)
+    train(grid, 0.01, 0.02)
+    before = read_tree(tmp_path)
+    with pytest.raises(ConflictError, match="one already contains a single run, not a grid; choose another folder"):
+        train(one, 0.01, 0.02)
+    for rates in ((0.01,), (0.01, 0.03), (0.03, 0.04)):
+        with pytest.raises(ConflictError, match=r"grid already contains a grid with other candidates \(lr=0.0"):
+            train(grid, *rates)
+    with pytest.raises(ConflictError, match="grid already contains a grid with other candidates"):
+        fs.search(digits.place, grid, **SEARCH, **OPTIONS)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("notes")
+    with pytest.raises(ConflictError, match="something that is not a grid; choose another folder"):
+        train(tmp_path / "notes", 0.01, 0.02)
+    with pytest.raises(ConflictError, match="something that is not a search; choose another folder"):
+        fs.search(digits.place, tmp_path / "notes", **SEARCH, **OPTIONS)
+    (tmp_path / "notes" / "mine.txt").unlink()
+    (tmp_path / "notes").rmdir()
+    assert read_tree(tmp_path) == before
+    assert len(train(grid, 0.01, 0.02, 0.03).summary["candidates"]) == 3  # values may be added
+
+
 def test_settings_that_do_not_go_together_are_candidates_that_fail(digits: Dataset, tmp_path: Path) -> None:
     space = {"optimizer": ["AdamW", "SGD"], "momentum": [0.0, 0.9]}
     run = fs.search(digits.place, tmp_path / "run", space=space, sampler="grid", **OPTIONS)
@@ -280,6 +309,10 @@ def test_a_search_is_checked_before_anything_starts(digits: Dataset, tmp_path: P
 
     assert "lrr is not a setting: did you mean 'lr'?" in refused({"lrr": [1]})
     assert 'settings={"label_smoothing": 2.0}: must be at most 1' in refused({"label_smoothing": (0.0, 2.0)})
+    for low, high in ((0.1, 1.5), (-0.5, 0.1)):
+        message = refused({"dropout": (low, high), "hidden": [8, 16]})
+        assert f"space.dropout: {high if low > 0 else low} cannot be trained with any of the other ends" in message
+        assert "probability" in message
     assert "is searched too" in refused({"lr": [1]}, settings={"lr": 1})
     assert "with several values makes a grid" in refused({"lr": [1]}, settings={"hidden": [8, 16]})
     assert "space.lr: the sampler grid needs a step" in refused({"lr": (0.1, 1.0)}, sampler="grid")
@@ -299,7 +332,17 @@ def test_draws_follow_from_the_seed_and_the_wave() -> None:
         assert all(1e-4 <= one["lr"] <= 0.1 and one["n"] in (1, 2, 3) for one in first + second)
     grid = SearchOptions.parse({"space": {"n": {"low": 1, "high": 3}, "a": ["x", "y"]}, "sampler": "grid"})
     assert grid.total == 6
-    assert draw(grid, 0, 1, 3, [{}] * 3, {}) == [{"n": 2, "a": "y"}, {"n": 3, "a": "x"}, {"n": 3, "a": "y"}]
+    assert draw(grid, 0, 1, 3, [{}] * 3, {}) == [{"a": "y", "n": 1}, {"a": "y", "n": 2}, {"a": "y", "n": 3}]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "grid"])
+def test_the_order_of_the_settings_makes_no_difference(sampler: str) -> None:
+    space = {"lr": {"low": 0.1, "high": 0.3, "step": 0.1}, "n": [1, 2], "a": ["x", "y"]}
+    orders = space.items(), [*space.items()][::-1]
+    one, other = (SearchOptions.parse({"space": dict(order), "sampler": sampler}) for order in orders)
+    drawn = draw(one, 0, 0, 6, [], {})
+    assert drawn == draw(other, 0, 0, 6, [], {})
+    assert {tuple(settings) for settings in drawn} == {("a", "lr", "n")}
 
 
 def test_the_setting_that_matters_is_the_most_important_one() -> None:

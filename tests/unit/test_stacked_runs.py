@@ -88,6 +88,9 @@ def test_other_folds_are_refused(options: dict[str, Any], message: str, runs: Pa
     with pytest.raises(UsageError, match=re.escape(f"{message}: the features are predictions of models")):
         fs.train(runs / "only.zarr", tmp_path / "run", model="mlp", epochs=1, **options)
     assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match=re.escape(f"{message}: the features are predictions of models")):
+        fs.split_rows(runs / "only.zarr", "other", **options)
+    assert not (runs / "only.zarr" / "splits" / "other").exists()
 
 
 def test_without_the_folds_of_its_runs_nothing_is_trained(runs: Path, tmp_path: Path) -> None:
@@ -147,6 +150,13 @@ def test_a_lower_run_that_was_trained_again_is_an_error(runs: Path, tmp_path: Pa
     try:
         with pytest.raises(ConflictError, match="wide has been trained again since then"):
             fs.predict(runs / "upper", digits.place, tmp_path / "out.csv")
+        with pytest.raises(ConflictError, match="wide has been trained again since its predictions became features"):
+            fs.train(runs / "only.zarr", tmp_path / "run", model="mlp", epochs=1)
+        assert not (tmp_path / "run").exists()
+        with pytest.raises(ConflictError, match=r"another dataset: trained again since: \S+/wide; choose another name"):
+            fs.stack([runs / name for name in MODELS], runs / "only.zarr", only=True)
+        with pytest.raises(ConflictError, match="the runs were wide, narrow and are now narrow; choose"):
+            fs.stack([runs / "narrow"], runs / "only.zarr", only=True)
     finally:
         summary.write_bytes(before)
 
