@@ -433,17 +433,20 @@ def info(
         foldstream info photos.zarr --preview photos.png
         foldstream info runs/titanic
     """
+    from .training.run import has_candidates
+
     root = locate(path)
     shows = {"run.json": show_summary, "grid.json": show_result, "ensemble.json": show_ensemble}
-    if found := next((name for name in shows if (root / name).exists()), None):
+    found = next((name for name in shows if (root / name).exists()), None)
+    if found or has_candidates(root):
         from .cluster.runs.run import read_run
         from .storage.places.json_files import read_json
 
         if preview or head:
             option = "--preview" if preview else "--head"
             raise UsageError(f"{option} shows rows of a dataset, but {path} is a run; give the path of a dataset")
-        summary = read_run(root)[1] if found == "run.json" else read_json(root / found)
-        print_result(summary, lambda: shows[found](summary))
+        summary = read_json(root / found) if found and found != "run.json" else read_run(root)[1]
+        print_result(summary, lambda: shows[found or "run.json"](summary))
         return
     from .storage.dataset import open_dataset
 

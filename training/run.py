@@ -18,6 +18,7 @@ from .config import TrainConfig
 from .stream.order import Mixing
 
 EVERY = "all"  # the name of initial weights from which the models of all folds start
+CANDIDATES = "candidates"  # folder of the runs of a grid search or a search
 GRID = "grid.json"  # next to the runs of a grid search's candidates: their scores
 ENSEMBLE = "ensemble.json"  # of an ensemble of several runs: its members and their weights; written last
 STACKER = "stacker"  # in the folder of an ensemble: the run on the predictions of its members
@@ -265,8 +266,19 @@ def best_folder(root: Place) -> Place:
     return root / folder
 
 
+def has_candidates(root: Place) -> bool:
+    """Whether a folder is that of a grid or a search, complete or not."""
+    return (root / SEARCH).exists() or (root / CANDIDATES).is_dir()
+
+
 def _no_run(root: Place) -> ForeignError:
     """The error for a location without a run."""
+    if has_candidates(root):
+        return ForeignError(
+            f"{root} is a {'search' if (root / SEARCH).exists() else 'grid'} that is not complete, as 'foldstream "
+            f"status {root}' shows; run its 'foldstream train' command again to finish it, or if all candidates have "
+            "failed, start a new one in another folder"
+        )
     if (root / MANIFEST).exists():
         return ForeignError(f"{root} is a dataset, not a run; train on it with 'foldstream train {root} RUN'")
     if (root / ENSEMBLE).exists():

@@ -8,10 +8,9 @@ from typing import Any
 
 from ...storage.errors import ConflictError, RunError, UsageError
 from ...storage.places.place import Place
-from ...training.run import RunFolder, divergence_of
+from ...training.run import CANDIDATES, RunFolder, divergence_of
 
 MOST_CANDIDATES = 1000
-CANDIDATES = "candidates"
 
 
 def expand_grid(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -322,5 +322,10 @@ def read_run(root: Place) -> tuple[RunFolder, dict[str, Any]]:
     run = RunFolder(best_folder(root))
     load_job(run)
     if not run.summary.exists():
+        if reason := divergence_of(run):
+            raise UsageError(
+                f"{root} is not a complete run, as it has diverged in {reason}; start a new run in another folder, "
+                "e.g. with a lower learning rate (--set lr=…)"
+            )
         raise UsageError(f"{root} is not a complete run; run its 'foldstream train' command again to finish it")
     return run, load_summary(run)

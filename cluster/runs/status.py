@@ -11,9 +11,19 @@ from ...storage.errors import DamagedError
 from ...storage.machine import size_text
 from ...storage.places.json_files import read_json
 from ...storage.places.place import Place
-from ...training.run import GRID, SEARCH, FoldFolder, RunFolder, RunJob, best_folder, is_done, load_job, name_folds
+from ...training.run import (
+    CANDIDATES,
+    GRID,
+    SEARCH,
+    FoldFolder,
+    RunFolder,
+    RunJob,
+    best_folder,
+    is_done,
+    load_job,
+    name_folds,
+)
 from ...training.settings import describe_recipe
-from .grid import CANDIDATES
 from .journal import Journal
 from .schedule import title_of
 
@@ -54,7 +64,7 @@ class FoldStatus:
     """When its record last changed, in seconds since 1970."""
     candidate: str = ""
     diverged: bool = False
-    """Whether it dropped out, because its loss was not finite."""
+    """Whether it dropped out, because its loss was not finite, or that of another fold of its candidate."""
     steps: dict[str, Any] = field(default_factory=dict)
     """The training loss within epochs, `losses` as (epochs, loss), and the memory in use, `used`; empty at first."""
 
@@ -149,8 +159,9 @@ class RunRecord:
         # Early versions wrote journals without times.
         lines = with_titles([line for line in Journal(RunFolder(self.root).journal).lines() if "time" in line])
         folds = [
-            _status(name, record, self.jobs[candidate].config.epochs, lines, candidate)
+            _status(name, record, self.jobs[candidate].config.epochs, lines, candidate, over)
             for candidate, records in self.runs.items()
+            for over in [any(record.diverged for record in records.values())]
             for name, record in records.items()
         ]
         complete = (self.root / GRID).exists() if is_search else self._is_complete()
@@ -196,7 +207,10 @@ def last_log(root: Place) -> str:
     return (RunFolder(root).logs / logs[-1]).read_bytes().decode() if logs else ""
 
 
-def _status(name: str, record: FoldRecord, epochs: int, lines: Sequence[Line], candidate: str) -> FoldStatus:
+def _status(
+    name: str, record: FoldRecord, epochs: int, lines: Sequence[Line], candidate: str, over: bool
+) -> FoldStatus:
+    """The status of a fold. `over` says whether its candidate has dropped out because a fold has diverged."""
     units = [line["start"] for line in lines if name in line.get("folds", ())]
     phases = list(phases_of(name, lines))
     if record.done and phases and phases[-1].stop is None:  # the journal lacks its end, or other folds continue
@@ -205,7 +219,8 @@ def _status(name: str, record: FoldRecord, epochs: int, lines: Sequence[Line], c
             phases.append(replace(last, state="done", stop=max(last.start, record.updated)))
     unit = units[-1] if units else name
     of_record = record.epochs, epochs, record.history, record.checkpoint
-    more = record.updated, candidate, record.diverged, record.steps
+    stopped = over and not record.done and not (phases and phases[-1].stop is None)
+    more = record.updated, candidate, record.diverged or stopped, record.steps
     return FoldStatus(name, record.done, *of_record, unit, phases, *more)
 
 

@@ -172,12 +172,21 @@ def _verdict(rules: Rules, trial: int, passes: Sequence[Pass], results: Results,
             return Verdict(rung, "finished")
         if any(one.rung > rung and trial in one.trials for one in passes):
             return Verdict(rung, "running")
-        rank, reached = ranking(rung, results).index(trial) + 1, reached_by(rung, results)
-        went_on = reached // rules.reduction
-        best = f"the best {went_on} went on" if went_on > 1 else "the best one went on"
-        reason = f"rung {rung + 1}: {ordinal(rank)} of {reached}, {best}"
-        return Verdict(rung, "stopped", reason) if over else Verdict(rung, "paused")
+        if not over:
+            return Verdict(rung, "paused")
+        return Verdict(rung, "stopped", _reason(rules, trial, rung, passes, results))
     return Verdict(-1, "running")
+
+
+def _reason(rules: Rules, trial: int, rung: int, passes: Sequence[Pass], results: Results) -> str:
+    """Why a candidate was stopped at a rung: its rank, and how many went on. Others than the best have done so in an
+    earlier wave, when they were the best of fewer, or in the place of one that has failed later."""
+    ranked, reached = ranking(rung, results), reached_by(rung, results)
+    best = ranked[: max(1, reached // rules.reduction)]
+    others = {one for a_pass in passes if a_pass.rung == rung + 1 for one in a_pass.trials}.difference(best)
+    went_on = f"the best {len(best)} went on" if len(best) > 1 else "the best one went on"
+    more = f", and {len(others)} other{'s' * (len(others) > 1)}" if others else ""
+    return f"rung {rung + 1}: {ordinal(ranked.index(trial) + 1)} of {reached}, {went_on}{more}"
 
 
 def ordinal(number: int) -> str:

@@ -17,9 +17,8 @@ from tornado.web import HTTPError, RequestHandler
 
 from ...storage.errors import FoldstreamError, UsageError
 from ...storage.places.place import Place
-from ...training.run import RunFolder, best_folder
+from ...training.run import RunFolder, best_folder, has_candidates
 from ..loopback import LOOPBACK, free_port
-from ..runs.grid import CANDIDATES
 from ..runs.status import RunRecord, RunStatus, run_status
 from .pages import template
 from .run_page import RunPage
@@ -73,7 +72,7 @@ class RunPoller:
 
 def is_run(place: Place) -> bool:
     """Whether a folder is that of a run or of a grid."""
-    return RunFolder(place).job.exists() or (place / CANDIDATES).is_dir()
+    return RunFolder(place).job.exists() or has_candidates(place)
 
 
 def find_runs(places: Sequence[Place]) -> dict[str, Place]:

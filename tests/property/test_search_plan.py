@@ -140,3 +140,13 @@ def test_the_reason_says_the_rank_at_the_rung() -> None:
     assert found[9].reason == "rung 1: 7th of 16, the best 5 went on"
     assert (found[3].state, found[3].reason) == ("failed", "nan")
     assert [number for number, one in enumerate(found) if one.state == "finished"] == [11, 12, 13, 14, 15]
+
+
+def test_the_reason_counts_also_those_that_went_on_from_an_earlier_wave() -> None:
+    rules = Rules((Rung(None, 1), Rung(None, 2)), 8, 4, 2)
+    scores = {number: Outcome((float(number),)) for number in range(8)}  # each wave is better than the one before
+    results = {(number, 0): outcome for number, outcome in scores.items()}
+    passes = [Pass(0, (0, 1, 2, 3)), Pass(1, (3, 2)), Pass(0, (4, 5, 6, 7)), Pass(1, (7, 6, 5, 4))]
+    results |= {(number, 1): scores[number] for number in range(2, 8)}
+    found = verdicts(rules, 8, passes, results)
+    assert found[1].reason == "rung 1: 7th of 8, the best 4 went on, and 2 others"
