@@ -15,6 +15,7 @@ from .requests import (
     AppendRequest,
     ConvertImagesRequest,
     ConvertTablesRequest,
+    EnsembleRequest,
     PredictRequest,
     PruneRequest,
     SearchRequest,
@@ -143,7 +144,7 @@ def written(keyword: Keyword, value: str) -> str:
     if keyword.key == "*":  # settings
         name, separator, value = value.partition("=")
         if not separator:
-            return f"{keyword.name}={name}"
+            return f'{keyword.name}["{name}"]' if name else f"{keyword.name}="
         shown = name if CONSTANT.fullmatch(name) else f'"{name}"'
         return f"{keyword.name}={{{shown}: {literal(value)}}}"
     if keyword.key:
@@ -155,7 +156,7 @@ def literal(text: str) -> str:
     """A value as Python writes it."""
     if text in ("true", "false"):
         return text.capitalize()
-    if not text or text == "..." or text.startswith("'") or CONSTANT.fullmatch(text):
+    if not text or text == "..." or text.startswith(("'", "{", "[")) or CONSTANT.fullmatch(text):
         return text
     return f'"{text}"'
 
@@ -179,6 +180,7 @@ def _keywords() -> dict[str, Keyword]:
         ConvertTablesRequest,
         TrainRequest,
         SearchRequest,
+        EnsembleRequest,
     ):
         found |= dict(_keywords_in(kind))
     return found

@@ -17,7 +17,10 @@ from ..storage.errors import UsageError
 from ..storage.options import Options, as_text, plain
 
 Sampler = Literal["tpe", "random", "qmc", "grid"]
-MOST_TRIALS = 1000
+MOST_TRIALS, USUAL = 1000, 16
+STARTUP = 10
+"""Scores below which tpe draws at random; more with many settings: three more than there are, as in BOHB (Falkner et
+al. 2018)."""
 DIGITS = 12  # of steps of a range, behind the decimal point
 EXAMPLE = "lr from low = 1e-4 to high = 0.1 with log = true, or hidden = [64, 128]"
 NOT_SEARCHED = "stack", "strategy", "compile", "deterministic"
@@ -67,17 +70,17 @@ def parse_dimension(name: str, value: Any) -> Dimension:
     or `(low, high, "log")`. Raises ValueError."""
     if isinstance(value, tuple) and len(value) in (2, 3) and not isinstance(value[0], str):
         if value[2:] not in ((), ("log",)):
-            raise ValueError(f'{name}: write (low, high) or (low, high, "log"), and choices as a list')
+            raise ValueError('write (low, high) or (low, high, "log"), and choices as a list')
         value = {"low": value[0], "high": value[1], **({"log": True} if value[2:] else {})}
     if isinstance(value, list | tuple):
         choices = tuple(map(plain, value))
         if not choices or not all(isinstance(one, bool | int | float | str) for one in choices):
-            raise ValueError(f"{name}: choices must be numbers, text, true or false")
+            raise ValueError("choices must be numbers, text, true or false")
         if len({*map(repr, choices)}) < len(choices):
-            raise ValueError(f"{name}: two choices are the same")
+            raise ValueError("two choices are the same")
         return Dimension(name, choices)
     if not isinstance(value, Mapping) or not {"low", "high"} <= value.keys() <= {"low", "high", "log", "step"}:
-        raise ValueError(f"{name}: write a list of choices, or low and high, with log = true or step")
+        raise ValueError("write a list of choices, or low and high, with log = true or step")
     return _parse_range(name, {key: plain(one) for key, one in value.items()})
 
 
@@ -85,13 +88,13 @@ def _parse_range(name: str, given: Mapping[str, Any]) -> Dimension:
     low, high, log, step = given["low"], given["high"], given.get("log", False), given.get("step")
     numbers = [low, high] if step is None else [low, high, step]
     if not isinstance(log, bool) or any(isinstance(one, bool) or not isinstance(one, int | float) for one in numbers):
-        raise ValueError(f"{name}: low, high and step must be numbers, and log true or false")
+        raise ValueError("low, high and step must be numbers, and log true or false")
     if not (all(map(isfinite, numbers)) and low < high):
-        raise ValueError(f"{name}: low must be less than high")
+        raise ValueError("low must be less than high")
     if log and (low <= 0 or step is not None):
-        raise ValueError(f"{name}: a log scale needs a low above 0, and has no step")
+        raise ValueError("a log scale needs a low above 0, and has no step")
     if step is not None and not 0 < step <= high - low:
-        raise ValueError(f"{name}: step must be above 0, and not larger than the range")
+        raise ValueError("step must be above 0, and not larger than the range")
     if isinstance(step, float) or isinstance(low, float) or isinstance(high, float):
         low, high, step = float(low), float(high), None if step is None else float(step)
     return Dimension(name, (), low, high, log, step)
@@ -100,12 +103,15 @@ def _parse_range(name: str, given: Mapping[str, Any]) -> Dimension:
 def _check_space(value: Any) -> Any:
     if not isinstance(value, Mapping) or not value:
         raise ValueError(f"must be a table of settings, e.g. {EXAMPLE}")
-    for name in NOT_SEARCHED:
-        if name in value:
-            raise ValueError(f"{name}: all candidates that train in one pass share it; give it by --set")
-    given = {str(name): one for name, one in value.items()}
-    # The same search, whatever the order of its settings.
-    return {name: parse_dimension(name, given[name]).to_json() for name in sorted(given)}
+    given, space = {str(name): one for name, one in value.items()}, dict[str, Any]()
+    for name in sorted(given):  # the same search, whatever the order of its settings
+        try:
+            if name in NOT_SEARCHED:
+                raise ValueError("all candidates that train in one pass share this setting; give it by --set")
+            space[name] = parse_dimension(name, given[name]).to_json()
+        except ValueError as error:
+            raise UsageError(f"space.{name} = {given[name]!r}: {error}") from None
+    return space
 
 
 def _check_rungs(value: Any) -> Any:
@@ -146,7 +152,13 @@ class SearchOptions(Options):
     reduction: int = Field(
         default=2, ge=2, description="One in so many candidates goes on from each rung, and rungs are so far apart."
     )
-    width: int = Field(default=16, ge=1, le=MOST_TRIALS, description="Candidates that are drawn and trained together.")
+    width: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_TRIALS,
+        description="Candidates that are drawn and trained together: by default 16, for tpe those that it draws at "
+        "random before it learns from scores, 10 or three more than there are settings.",
+    )
     rungs: Annotated[Sequence[Mapping[str, int]], BeforeValidator(_check_rungs)] = Field(
         default=(),
         description="Folds and epochs after which candidates are compared; by default they follow from the reduction.",
@@ -156,6 +168,16 @@ class SearchOptions(Options):
     def dimensions(self) -> list[Dimension]:
         """The settings that are searched."""
         return [parse_dimension(name, value) for name, value in self.space.items()]
+
+    @property
+    def informed_by(self) -> int:
+        """The number of scores that tpe needs; with fewer, it draws at random."""
+        return max(STARTUP, len(self.space) + 3)
+
+    @property
+    def wave(self) -> int:
+        """The number of candidates that are drawn and trained together."""
+        return self.width or (self.informed_by if self.sampler == "tpe" else USUAL)
 
     @property
     def combinations(self) -> int | None:
@@ -173,7 +195,7 @@ class SearchOptions(Options):
                         f"space.{dimension.name}: the sampler grid needs a step or a list of choices; add one, or use "
                         "another sampler"
                     )
-        usual = min(self.combinations or MOST_TRIALS, MOST_TRIALS) if self.sampler == "grid" else 16
+        usual = min(self.combinations or MOST_TRIALS, MOST_TRIALS) if self.sampler == "grid" else USUAL
         return min(self.trials or usual, self.combinations or MOST_TRIALS)
 
 
@@ -183,18 +205,22 @@ def as_search(value: Any) -> Any:
         return None
     value = as_text(value)
     if isinstance(value, Mapping):
-        return SearchOptions.parse(value, name=lambda option: f"search.{option} =").model_dump(
-            mode="json", exclude_none=True
-        )
+        return _parse(value, "search.")
     try:
         table = tomllib.loads(Path(value).read_text())
     except (FileNotFoundError, IsADirectoryError, TypeError):
         raise UsageError(f"--search {value} is not a file; give the path of a TOML file with a table space") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--search {value} is not valid TOML: {error}") from None
-    return SearchOptions.parse(table, name=lambda option: f"{value}: {option} =").model_dump(
-        mode="json", exclude_none=True
-    )
+    return _parse(table, f"{value}: ")
+
+
+def _parse(table: Mapping[str, Any], where: str) -> Any:
+    """A table of all options of a search. Raises UsageError, which says `where` they were given."""
+    try:
+        return SearchOptions.parse(table, name=lambda option: f"{option} =").model_dump(mode="json", exclude_none=True)
+    except UsageError as error:
+        raise UsageError(f"{where}{error}") from None
 
 
 Search = Annotated[str | PathLike[str] | Mapping[str, Any] | None, BeforeValidator(as_search)]

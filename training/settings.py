@@ -12,9 +12,10 @@ from ..storage.format.statistics import Statistics
 from ..storage.metrics.own import OwnMetric
 from ..storage.metrics.sample import RowSample
 from ..storage.metrics.scoring import LossMeasure, Scoring
+from ..storage.options import flag_of
 from ..storage.programs.loading import load_entry
 from ..storage.programs.user_code import describe_error
-from .config import Ensemble, Recipe, TrainConfig
+from .config import Ensemble, Recipe, TrainConfig, TrainingOptions
 from .fitted.class_weights import class_weights, pos_weights
 from .fitted.strategies import parse_sample
 from .splits.choose import check_split
@@ -174,7 +175,9 @@ def _check_recipe(recipe: Recipe, task: str) -> None:
         for name, item in vars(torch.optim).items()
         if inspect.isclass(item) and issubclass(item, torch.optim.Optimizer) and item is not torch.optim.Optimizer
     ]
-    check_choice("--set optimizer", recipe.optimizer, tuple(optimizers))
+    if recipe.optimizer not in optimizers:
+        hint = did_you_mean(recipe.optimizer, optimizers)
+        raise UsageError(f"--set optimizer={recipe.optimizer}: {hint}choose from {', '.join(optimizers)}")
     _check_loss(recipe, task)
     if recipe.momentum and "momentum" not in inspect.signature(getattr(torch.optim, recipe.optimizer)).parameters:
         raise UsageError(f"--set momentum={recipe.momentum}: {recipe.optimizer} has no momentum; use SGD or RMSprop")
@@ -293,11 +296,16 @@ def resolve_settings(model: str, settings: Mapping[str, Any]) -> tuple[Recipe, d
             default = own.get(name)
             rest[name] = _typed(name, value, type(default)) if isinstance(default, bool | int | float | str) else value
         else:
-            names = [*Recipe.settings(), *own]
-            raise UsageError(
-                f"--set {name} is not a setting: {did_you_mean(name, names)}choose from {', '.join(names)}"
-            )
+            raise _not_a_setting(name, [*Recipe.settings(), *own])
     return Recipe.parse({**recipe, "groups": groups}, name=lambda field: f"--set {field}="), rest
+
+
+def _not_a_setting(name: str, names: Sequence[str]) -> UsageError:
+    """The error for a name that is neither of the recipe nor of the model."""
+    option = name.replace("-", "_")
+    if option in TrainingOptions.model_fields:
+        return UsageError(f"--set {name}: this is an option, not a setting; use {flag_of(TrainingOptions, option)}")
+    return UsageError(f"--set {name}: this is not a setting; {did_you_mean(name, names)}choose from {', '.join(names)}")
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:

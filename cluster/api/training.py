@@ -43,7 +43,14 @@ from ..search.report import write_search_report
 from .conversion import absolute
 from .split import warn_of_plan
 from .summary import merge_run
-from .training_request import RequestedTraining, compare_candidates, configure, fixed_settings, search_of
+from .training_request import (
+    RequestedTraining,
+    compare_candidates,
+    configure,
+    errors_of_space,
+    fixed_settings,
+    search_of,
+)
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,8 @@ def check_training(asked: RequestedTraining, helpers: Sequence[Helper]) -> Train
     """Check the models and the memory that a request needs. Raises UsageError."""
     dataset, models = asked.dataset, math.ceil(asked.models / (1 + len(helpers)))
     if asked.search:
-        parameters = check_corners(asked.candidates, asked.config, dataset)
+        with errors_of_space(asked.request):
+            parameters = check_corners(asked.candidates, asked.config, dataset)
     else:
         parameters = check_models(asked.configs, dataset)
     execution = asked.request.model_copy(update={"workers": asked.workers})

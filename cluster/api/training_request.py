@@ -1,12 +1,14 @@
 """A training as far as metadata can check it: nothing here loads torch, Ray or Dask, which take seconds."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
 from ...storage.dataset import Dataset, open_dataset
-from ...storage.errors import ConflictError, UsageError
+from ...storage.errors import ConflictError, ModelError, UsageError
 from ...storage.format.schema import Schema
 from ...storage.places.json_files import read_json, write_json
 from ...storage.places.locate import locate
@@ -100,7 +102,8 @@ def check_request(request: TrainRequest) -> RequestedTraining:
     usual = request.shares or min(shares_of(workers), max(1, workers, batch // 2))
     lanes, shares = next(existing, (lane_count(max(usual, workers)), usual))
     shares = request.shares or shares
-    configs = configure(candidates, common_config(request, dataset, split, lanes, shares))
+    with errors_of_space(request):
+        configs = configure(candidates, common_config(request, dataset, split, lanes, shares))
     configs = {name: continue_config(candidate_folder(root.root, name), one) for name, one in configs.items()}
     check_batch_size(batch, max(shares, workers))
     asked = RequestedTraining(request, dataset, split, root, candidates, configs, factories, workers, code)
@@ -129,7 +132,7 @@ def wanted_search(asked: RequestedTraining) -> SearchRecord:
     else:
         held_out = len(asked.dataset) * (1 - split.holdout) / split.folds
         rungs = choose_rungs(config.epochs, options.reduction, folds, held_out, asked.stacked)
-    rules = Rules(rungs, options.total, options.width, options.reduction)
+    rules = Rules(rungs, options.total, options.wave, options.reduction)
     fixed = {"identity": asked.dataset.identity, "settings": fixed_settings(request)}
     fixed |= config.model_dump(mode="json", exclude={"recipe", "model_settings", "restarts", *CHECKED_BY_RUNS})
     return new_record(options, rules, ranking_metrics(asked.dataset.schema, [*asked.configs.values()]), fixed)
@@ -202,6 +205,18 @@ def candidates_of(request: TrainRequest) -> dict[str, dict[str, Any]]:
         f"end {corner}": fixed | {one.name: one.ends[min(corner, len(one.ends) - 1)] for one in dimensions}
         for corner in corners
     }
+
+
+@contextmanager
+def errors_of_space(request: TrainRequest) -> Iterator[None]:
+    """Let errors about what is searched name the space rather than --set, which gives settings otherwise."""
+    try:
+        yield
+    except (UsageError, ModelError) as error:
+        if not request.search:
+            raise
+        names = "|".join(map(re.escape, search_of(request).space))
+        raise type(error)(re.sub(rf"--set ({names})\b", r"space.\1", str(error))) from None
 
 
 def search_of(request: TrainRequest) -> SearchOptions:

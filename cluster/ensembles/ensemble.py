@@ -10,7 +10,7 @@ from ...pipeline.ensembles.blend import SAMPLE_BYTES, FoundWeights, Weighting, b
 from ...pipeline.ensembles.member_rows import NO_FOLD, MemberSource
 from ...pipeline.predictions.scores import Scorer
 from ...storage.dataset import Dataset
-from ...storage.errors import ConflictError, check_choice, disk_in_words
+from ...storage.errors import ConflictError, UsageError, check_choice, disk_in_words
 from ...storage.fold_plan import open_plan
 from ...storage.machine import parse_bytes
 from ...storage.metrics.scoring import Scoring
@@ -59,12 +59,23 @@ def make_ensemble(request: EnsembleRequest, session: Session) -> dict[str, Any]:
 
 def weighting_of(request: EnsembleRequest, members: Sequence[Candidate], scoring: Scoring) -> Weighting:
     """How the weights of a request are found: greedy selection is by the given metric, or what the first run
-    monitors, or else the loss. Raises UsageError for a metric that there is not."""
+    monitors, or else the loss; for several regression targets by the mean of their R², as their units differ. Raises
+    UsageError for a metric that there is not, and for one that the method does not use."""
+    if request.metric and request.method != "greedy":
+        raise UsageError(
+            f"--metric {request.metric}: only --method greedy selects by a metric, not {request.method}; remove it"
+        )
     own = {name for name, _ in scoring.own}
     known = [name for name in scoring.names() if name not in own]
     ranked = ranking_metrics(scoring.schema, [member.job.config for member in members])
     # A loss sees every probability; selection by accuracy follows single rows.
     metrics = {"loss": False} if "loss" in ranked else ranked
+    if (
+        scoring.schema.task == "regression"
+        and len(scoring.schema.labels) > 1
+        and members[0].job.config.monitor == "auto"
+    ):
+        metrics = {"r2": True}
     if request.metric:
         check_choice("--metric", request.metric, known)
         metrics = {request.metric: scoring.higher_is_better(request.metric)}

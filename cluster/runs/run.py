@@ -19,6 +19,7 @@ from ...storage.dataset import Dataset
 from ...storage.errors import ConflictError, UsageError
 from ...storage.fold_plan import open_plan
 from ...storage.format.sequences import TOKENIZER
+from ...storage.metrics.names import score_text
 from ...storage.places.json_files import read_json, same_json, write_json
 from ...storage.places.place import Place
 from ...storage.programs.own_code import Code, collect_code, copy_code
@@ -75,7 +76,7 @@ def job_value(dataset: Dataset, config: TrainConfig, code: Code, initial: Initia
 
 def is_complete(run: RunFolder, dataset: Dataset, config: TrainConfig) -> bool:
     """Whether the folder contains exactly this run, and the run is complete, or has diverged in a grid."""
-    if not (run.summary.exists() or divergence_of(run)):
+    if not (run.summary.exists() or (run.job.exists() and divergence_of(run))):
         return False
     code, initial = collect_code(config.code, config.assets), find_initial(run, dataset, config)
     return same_json(read_json(run.job), job_value(dataset, config, code, initial))
@@ -310,7 +311,7 @@ def report_fold(name: str, record: FoldRecord, epochs: int, over: bool, progress
     if record.history:
         last = record.history[-1]
         shown = [key for key in last if key in ("loss", "accuracy") or key.startswith("rmse")] or ["train_loss"]
-        scores = ", ".join(f"{key} {last[key]:.4f}" for key in sorted(shown, reverse=True)[:2])
+        scores = ", ".join(f"{key} {score_text(last[key])}" for key in sorted(shown, reverse=True)[:2])
         waited = max(rank["data_wait"] / (sum(rank.values()) or 1.0) for rank in last["ranks"])
         remark = f"{scores}, {last['rows'] / last['seconds']:,.0f} rows/s, {waited:.0%} data wait"
     progress(name, done, 100 * epochs, remark)

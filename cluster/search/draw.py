@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...storage.errors import UsageError
 from ...storage.random import hash64
-from ...training.search import Dimension, SearchOptions
+from ...training.search import STARTUP, Dimension, SearchOptions
 from .plan import Results, Rules, ranking, reached_by
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 LEAST_FOR_IMPORTANCE = 10  # candidates with a score
-STARTUP = 10  # scores below which tpe draws at random
 TRIES = 100  # to draw settings that were not drawn before
 SEEDS = 1 << 32
 Settings = Mapping[str, Any]
@@ -32,13 +31,11 @@ def check_optuna() -> None:
             raise UsageError(f"--search needs {name}, which is not installed; run 'pip install foldstream[search]'")
 
 
-def informative_rung(rules: Rules, dimensions: int, results: Results) -> int:
+def informative_rung(rules: Rules, needed: int, results: Results) -> int:
     """The rung whose scores guide the sampler: scores of different rungs do not compare, so that of the highest rung
-    that has enough candidates, two more than there are settings and one, as in BOHB (Falkner et al. 2018), and as many
-    as the sampler needs, or else of the first."""
+    that as many candidates have reached as are `needed`, or else of the first."""
     counts = [reached_by(rung, results) for rung in range(len(rules.rungs))]
-    enough = [rung for rung, count in enumerate(counts) if count >= max(dimensions + 3, STARTUP)]
-    return max(enough, default=0)
+    return max([rung for rung, count in enumerate(counts) if count >= needed], default=0)
 
 
 def draw(

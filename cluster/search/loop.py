@@ -68,7 +68,7 @@ def _draw_wave(
     """The record with a new wave of candidates, those of which that can be trained in a pass to the first rung."""
     first, tried = len(record.trials), [trial.settings for trial in record.trials]
     wave = 1 + max((trial.wave for trial in record.trials), default=-1)
-    known = known_scores(informative_rung(record.rules, len(options.dimensions), results), results)
+    known = known_scores(informative_rung(record.rules, options.informed_by, results), results)
     drawn = dict(enumerate(draw(options, seed, wave, count, tried, known), first))
     failures = trainer.failures({trial_name(number): settings for number, settings in drawn.items()})
     new = [Trial(settings, wave, failures.get(trial_name(number), "")) for number, settings in drawn.items()]

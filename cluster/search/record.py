@@ -122,7 +122,7 @@ def new_record(
 ) -> SearchRecord:
     """The record of a search before its first candidate. `fixed` is what the candidates have in common beside the
     search: the data, the training, and the settings that are not searched."""
-    definition = {**options.model_dump(exclude={GROWS, "rungs"}), **fixed}
+    definition = {**options.model_dump(exclude={GROWS, "rungs"}), "width": rules.width, **fixed}
     return SearchRecord(definition, rules, dict(metrics))
 
 

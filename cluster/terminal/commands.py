@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...storage.errors import UsageError
+from ...storage.metrics.names import score_text
 from ...storage.places.locate import locate
 from ..loopback import LOOPBACK
 from ..ray.auth import make_token, use_token
@@ -161,7 +162,7 @@ def status(
     state = run_status(locate(run))
     table = Table("fold", "epochs", "state", "loss")
     for fold in state.folds:
-        loss = f"{fold.scores['loss']:.4f}" if "loss" in fold.scores else ""
+        loss = score_text(fold.scores["loss"]) if "loss" in fold.scores else ""
         table.add_row(fold.name, f"{fold.epochs:.1f} of {fold.total_epochs}", fold.state, loss)
     console.print(table)
     if trials := search_status(locate(run)):
@@ -351,7 +352,7 @@ def trials_table(trials: list[dict[str, Any]]) -> Table:
     """A table of what has become of the candidates of a search."""
     table = Table("candidate", *trials[0]["settings"], "rung", "score", "state")
     for trial in trials:
-        score = "" if trial["score"] is None else f"{trial['score']:.4f}"
+        score = "" if trial["score"] is None else score_text(trial["score"])
         values = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in trial["settings"].values()]
         state = f"{trial['state']}: {trial['why']}" if trial["why"] else trial["state"]
         table.add_row(trial["name"], *values, str(trial["rung"] or ""), score, escape(state))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from ...storage.machine import size_text
-from ...storage.metrics.names import brief_scores, in_usual_order
+from ...storage.metrics.names import brief_scores, in_usual_order, score_text
 from .output import console, print_result
 
 if TYPE_CHECKING:
@@ -243,16 +243,18 @@ def ensemble_table(summary: dict[str, Any], names: Sequence[str]) -> Table:
     table = Table("member", *(["weight"] if weighted else []), *names)
     for member in summary["members"]:
         scores = member["out_of_fold"]
-        cells = [f"{scores[name]:.4f}" if name in scores else "" for name in names]
+        cells = [score_text(scores[name]) if name in scores else "" for name in names]
         table.add_row(member["name"], *([f"{member['weight']:.3f}"] if weighted else []), *cells)
-    table.add_row("ensemble", *([""] if weighted else []), *(f"{summary['out_of_fold'][name]:.4f}" for name in names))
+    table.add_row(
+        "ensemble", *([""] if weighted else []), *(score_text(summary["out_of_fold"][name]) for name in names)
+    )
     return table
 
 
 def _with_spread(scores: dict[str, float], spread: dict[str, dict[str, float]], name: str) -> str:
     """A score with its standard deviation over the folds, if all of them have it."""
-    value = f"{scores[name]:.4f}" if name in scores else ""
-    return f"{value} ± {spread[name]['std']:.4f}" if name in spread and value else value
+    value = score_text(scores[name]) if name in scores else ""
+    return f"{value} ± {score_text(spread[name]['std'])}" if name in spread and value else value
 
 
 def show_summary(summary: dict[str, Any]) -> None:
@@ -278,13 +280,13 @@ def folds_table(summary: dict[str, Any], names: Sequence[str]) -> Table:
     """
     table = Table("fold", "rows", "epochs", *names, "epoch, s", "data\nwait, s")
     for fold in summary["folds"]:
-        cells = [f"{fold[name]:.4f}" if name in fold else "" for name in names]
+        cells = [score_text(fold[name]) if name in fold else "" for name in names]
         waited = max(rank["data_wait"] for rank in fold["ranks"])
         cells += [f"{fold['seconds']:.1f}", f"{waited:.2f}"]
         table.add_row(str(fold["fold"]), f"{fold['rows']:,.0f}", f"{fold['epoch']:.0f}", *cells)
     spread = summary["spread"]
     for row in ("mean", "std"):
-        table.add_row(row, "", "", *(f"{spread[name][row]:.4f}" if name in spread else "" for name in names))
+        table.add_row(row, "", "", *(score_text(spread[name][row]) if name in spread else "" for name in names))
     return table
 
 
@@ -292,14 +294,14 @@ def show_source_scores(scored: dict[str, Any]) -> None:
     """Print the metrics of predictions of a source whose labels are known."""
     table = Table("metric", f"{scored['rows']:,} rows with labels", "95% CI")
     for name in in_usual_order(scored["scores"]):
-        table.add_row(name, f"{scored['scores'][name]:.4f}", _interval(scored["intervals"], name))
+        table.add_row(name, score_text(scored["scores"][name]), _interval(scored["intervals"], name))
     console.print(table)
 
 
 def _interval(intervals: dict[str, tuple[float, float]], name: str) -> str:
     """The interval of a score; empty if it has none."""
     low, high = intervals.get(name, (nan, nan))
-    return "" if isnan(low) else f"{low:.4f} to {high:.4f}"
+    return "" if isnan(low) else f"{score_text(low)} to {score_text(high)}"
 
 
 def metrics_table(summary: dict[str, Any]) -> Table:
@@ -315,7 +317,7 @@ def metrics_table(summary: dict[str, Any]) -> Table:
         for part in parts:
             shown = name in summary[part]
             cells += (
-                [f"{summary[part][name]:.4f}", _interval(summary[f"{part}_intervals"], name)] if shown else ["", ""]
+                [score_text(summary[part][name]), _interval(summary[f"{part}_intervals"], name)] if shown else ["", ""]
             )
-        table.add_row(name, *cells, *([f"{baseline[name]:.4f}" if name in baseline else ""] if baseline else []))
+        table.add_row(name, *cells, *([score_text(baseline[name]) if name in baseline else ""] if baseline else []))
     return table

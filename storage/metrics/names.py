@@ -38,6 +38,11 @@ def main_scores(names: Iterable[str]) -> list[str]:
     return [name for name in every if "/" not in name or name.partition("/")[0] not in every]
 
 
+def score_text(value: float) -> str:
+    """A score with four decimals, or four significant digits if it is huge."""
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
+
+
 def brief_scores(names: Iterable[str], most: int) -> list[str]:
     """The first of the main scores, without details: loss, accuracy and AUC, or loss, RMSE and R²."""
     return [name for name in main_scores(names) if name.partition("/")[0] not in DETAILS][:most]

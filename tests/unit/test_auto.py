@@ -96,7 +96,7 @@ def test_a_run_begun_without_a_name_goes_on_with_it(table: Path, tmp_path: Path)
 def test_settings_that_no_chosen_model_has_are_found_before_the_data() -> None:
     asked = {"dataset": "none.zarr", "run": "run"}
     check_settings(TrainRequest.parse({**asked, "settings": {"shift": 2, "lr": 0.1}}))  # digits-cnn has a shift
-    with pytest.raises(UsageError, match="--set shifts is not a setting"):
+    with pytest.raises(UsageError, match="--set shifts: this is not a setting"):
         check_settings(TrainRequest.parse({**asked, "settings": {"shifts": 2}}))
 
 

@@ -251,6 +251,10 @@ def test_several_targets_and_labels(tmp_path: Path, task: str) -> None:
     best = min(fs.Run(tmp_path / name).metrics["loss"] for name in "ab")
     chosen = fs.ensemble([tmp_path / "a", tmp_path / "b"], tmp_path / "chosen", metric="loss")
     assert chosen.metrics["loss"] <= best * 1.02
+    usual = fs.ensemble([tmp_path / "a", tmp_path / "b"], tmp_path / "usual")
+    assert usual.summary["metric"] == ("r2" if task == "regression" else "loss")  # the units of the targets differ
+    if task == "regression":
+        assert usual.metrics["r2"] >= max(fs.Run(tmp_path / name).metrics["r2"] for name in "ab") - 0.01
     features = pd.read_csv(tmp_path / "data.csv").drop(columns=["u", "v"])
     assert len(made.predict(features)) == 240
 
@@ -294,6 +298,9 @@ def test_runs_that_do_not_fit_together_are_refused(runs: Path, digits: Dataset, 
         fs.ensemble([runs / "wide", digits.place], tmp_path / "out")
     with pytest.raises(UsageError, match=r"metric='accurac' is not valid.*did you mean 'accuracy'"):
         fs.ensemble(members_in(runs), tmp_path / "out", metric="accurac")
+    for method in ("nnls", "mean", "stack"):
+        with pytest.raises(UsageError, match='metric="accuracy": only method="greedy" selects by a metric'):
+            fs.ensemble(members_in(runs), tmp_path / "out", metric="accuracy", method=method)
     fs.train(digits.place, tmp_path / "seed", seed=1, **OPTIONS)
     with pytest.raises(UsageError, match=r"has other folds than .*wide \(seed=1, not 0\)"):
         fs.ensemble([runs / "wide", tmp_path / "seed"], tmp_path / "out")

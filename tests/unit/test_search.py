@@ -303,12 +303,18 @@ def test_early_stopping_and_a_refit_go_together_with_a_search(digits: Dataset, t
     ("given", "message"),
     [
         ({"space": {}}, "space = {}: must be a table of settings, e.g. lr from low"),
-        ({"space": {"lr": {"low": 0.1, "high": 0.01}}}, "lr: low must be less than high"),
-        ({"space": {"lr": {"low": 0, "high": 1, "log": True}}}, "lr: a log scale needs a low above 0"),
-        ({"space": {"lr": {"low": 0.1}}}, "lr: write a list of choices, or low and high, with log = true or step"),
-        ({"space": {"lr": []}}, "lr: choices must be numbers, text, true or false"),
-        ({"space": {"lr": [1, 1]}}, "lr: two choices are the same"),
-        ({"space": {"stack": [True, False]}}, "stack: all candidates that train in one pass share it"),
+        (
+            {"space": {"lr": {"low": 0.1, "high": 0.01}}},
+            "search.space.lr = {'low': 0.1, 'high': 0.01}: low must be less than high",
+        ),
+        ({"space": {"lr": {"low": 0, "high": 1, "log": True}}}, ": a log scale needs a low above 0"),
+        ({"space": {"lr": {"low": 0.1}}}, "search.space.lr = {'low': 0.1}: write a list of choices, or low and high"),
+        ({"space": {"lr": []}}, "search.space.lr = []: choices must be numbers, text, true or false"),
+        ({"space": {"lr": [1, 1]}}, "search.space.lr = [1, 1]: two choices are the same"),
+        (
+            {"space": {"stack": [True, False]}},
+            "search.space.stack = [True, False]: all candidates that train in one pass share this",
+        ),
         (
             {"space": {"lr": [1]}, "sampler": "annealing"},
             "search.sampler 'annealing' is not valid: choose from tpe, random",
@@ -334,8 +340,11 @@ def test_a_search_is_checked_before_anything_starts(digits: Dataset, tmp_path: P
         assert not (tmp_path / "run").exists()
         return str(error.value)
 
-    assert "lrr is not a setting: did you mean 'lr'?" in refused({"lrr": [1]})
-    assert 'settings={"label_smoothing": 2.0}: must be at most 1' in refused({"label_smoothing": (0.0, 2.0)})
+    assert "space.lrr: this is not a setting; did you mean 'lr'?" in refused({"lrr": [1]})
+    assert "space.batch_size: this is an option, not a setting; use batch_size=" in refused({"batch_size": [8]})
+    assert "space.label_smoothing=2.0: must be at most 1" in refused({"label_smoothing": (0.0, 2.0)})
+    assert "space.optimizer=Adm: did you mean 'Adam'?" in refused({"optimizer": ["Adm", "SGD"]})
+    assert refused({"lr": {"low": 0.1}}).startswith("space.lr = {'low': 0.1}: write a list of choices, or low and high")
     for low, high in ((0.1, 1.5), (-0.5, 0.1)):
         message = refused({"dropout": (low, high), "hidden": [8, 16]})
         assert f"space.dropout: {high if low > 0 else low} cannot be trained with any of the other ends" in message
@@ -370,6 +379,21 @@ def test_the_order_of_the_settings_makes_no_difference(sampler: str) -> None:
     drawn = draw(one, 0, 0, 6, [], {})
     assert drawn == draw(other, 0, 0, 6, [], {})
     assert {tuple(settings) for settings in drawn} == {("a", "lr", "n")}
+
+
+def test_tpe_has_a_wave_that_learns_by_default(digits: Dataset, tmp_path: Path) -> None:
+    assert SearchOptions.parse({"space": SPACE, "sampler": "qmc"}).wave == 16
+    assert SearchOptions.parse({"space": SPACE, "width": 3}).wave == 3
+    assert SearchOptions.parse({"space": {f"s{number}": [1, 2] for number in range(9)}}).wave == 12
+    options = OPTIONS | {"epochs": 1}
+    fs.search(digits.place, tmp_path / "run", space={"lr": SPACE["lr"]}, trials=12, **options)
+    trials, _, results = decided(tmp_path / "run")
+    assert [trial.wave for trial in trials] == [0] * 10 + [1] * 2
+    scores = {number: results[number, 0].scores[0] for number in range(10)}
+    known = [trial.settings for trial in trials[:10]]
+    options_of_draw = SearchOptions.parse({"space": {"lr": SPACE["lr"]}})
+    assert [trial.settings for trial in trials[10:]] == draw(options_of_draw, 0, 1, 2, known, scores)
+    assert [trial.settings for trial in trials[10:]] != draw(options_of_draw, 0, 1, 2, known, {})
 
 
 def test_the_setting_that_matters_is_the_most_important_one() -> None:

@@ -21,6 +21,15 @@ CANDIDATES = [{"name": f"lr={lr}", "out_of_fold": SCORES, "spread": SPREAD} for 
 GRID = {"candidates": CANDIDATES, "metric": "accuracy", "best": "lr=0.1"}
 
 
+def test_a_huge_score_stays_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_width", 80)
+    huge = [{**one, "out_of_fold": {**SCORES, "loss": 1.2345e33}} for one in CANDIDATES]
+    with console.capture() as printed:
+        show_result({**GRID, "candidates": huge})
+    assert "1.234e+33 ± 0.1000" in printed.get()
+    assert "0.5000" in printed.get()
+
+
 @pytest.mark.parametrize(
     ("result", "width", "expected"),
     [
