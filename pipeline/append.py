@@ -11,7 +11,7 @@ from typing import Any
 
 from ..storage.dataset import Dataset
 from ..storage.errors import ConflictError, RowError, SourceError, UsageError
-from ..storage.format.layout import Layout
+from ..storage.format.layout import Layout, choose_layout
 from ..storage.places.json_files import same_json
 from ..storage.places.place import Place
 from ..storage.tasks import Executor, Progress
@@ -22,6 +22,8 @@ from .tables.sources import find_sources
 from .tables.spec.request import NO_CODE, ConvertRequest
 from .target.options import OnError
 from .target.versions import commit_version, next_folder, remove_part, unfinished_request
+
+SMALL = 8  # times smaller than usual are blocks that make reading slow
 
 
 def append_request(
@@ -146,7 +148,16 @@ def append_rows(
         raise (ConflictError(error.problem, discard) if error.remedy else error) from None
     finally:
         place.parent.remove_if_empty()
-    return commit_version(dataset, part)
+    grown = commit_version(dataset, part)
+    usual = choose_layout(len(grown), grown.schema.row_bytes, padded=grown.schema.tokens is not None).block_rows
+    if usual >= SMALL * grown.layout.block_rows:
+        tell(
+            "warning",
+            f"{dataset.place} has blocks of {grown.layout.block_rows:,} rows, which suited its first version; "
+            f"{len(grown):,} rows would have blocks of {usual:,}, which are read several times as fast; to get them, "
+            "convert all sources together into a new dataset",
+        )
+    return grown
 
 
 def _check_unfinished(dataset: Dataset, place: Place, request: ConvertRequest | ImageRequest) -> None:

@@ -190,12 +190,12 @@ def specify_images(request: ImageRequest, images: ImageList, targets: Targets | 
             f"{request.labels} lists {len(labels.unmatched):,} images that do not exist; the first is "
             f"'{labels.unmatched[0]}'; add their folder to the sources, or skip them with --on-error skip"
         )
+    if request.like and request.after:
+        labels = replace(labels, errors={**_unknown_classes(labels, request.like), **labels.errors})
     if len(invalid := labels.errors | images.errors) == len(images):
         raise _none_valid(images, invalid)
     if invalid and request.on_error == "stop":
         raise _invalid(images, invalid)
-    if request.like and request.after:
-        _check_classes(labels, request.like, images)
     of_labels, y = encode_labels(labels, request.task, request.like)
     if targets:
         of_labels = _with_targets(of_labels, request, targets)
@@ -236,18 +236,14 @@ def specify_images(request: ImageRequest, images: ImageList, targets: Targets | 
     return skip_images(spec, errors) if errors else spec
 
 
-def _check_classes(labels: Labels, like: Schema, images: ImageList) -> None:
-    """Raise SourceError for the first valid image of a class that the dataset does not have."""
+def _unknown_classes(labels: Labels, like: Schema) -> dict[int, str]:
+    """The images of classes that the dataset does not have, with the reason."""
     if not like.classes or tuple(labels.columns) != like.labels:
-        return
+        return {}
     values = labels.columns[like.labels[0]]
-    codes = class_codes(values, pa.array(like.classes))
-    for number in np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False)).tolist():
-        if number not in labels.errors:
-            raise SourceError(
-                f"{images.name(number)}: the class '{values[number].as_py()}' does not occur in the dataset; fix the "
-                "label, or convert all images together into a new dataset"
-            )
+    unknown = class_codes(values, pa.array(like.classes)).is_null().to_numpy(zero_copy_only=False)
+    reason = "the class '{}' does not occur in the dataset, to which a conversion of all images together would add it"
+    return {number: reason.format(values[number].as_py()) for number in np.flatnonzero(unknown).tolist()}
 
 
 def matched_schema(schema: Schema, found: Schema, images: ImageList, labels: Labels) -> Schema:

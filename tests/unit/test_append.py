@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import foldstream as fs
 import numpy as np
 import pandas as pd
 import pytest
+from foldstream.cluster.listener import Listener
 from foldstream.pipeline.append import append_request, append_rows
 from foldstream.pipeline.images.convert import convert_images
 from foldstream.pipeline.images.spec import ImageRequest
@@ -384,6 +386,24 @@ def test_images_of_a_new_class_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FoldstreamError, match=r"w/2\.png: the class 'w' does not occur in the dataset"):
         append_files(root, new)
     assert [path.name for path in root.glob("parts")] == []
+    fs.append(root, new, on_error="skip", progress=False)
+    assert len(grown := open_dataset(root)) == 11
+    assert grown.left_out == 1
+    assert b"w/2.png,,,\"the class 'w' does not occur" in (root / "parts" / "2" / LEFT_OUT).read_bytes()
+    other = write_images(tmp_path / "other", ["w/3.png"])
+    with pytest.raises(FoldstreamError, match=r"none of the 1 images is valid; .*w/3\.png: the class"):
+        fs.append(root, other, on_error="skip", progress=False)
+
+
+def test_appending_much_to_little_warns_of_small_blocks(files: list[Path], write_csv: WriteCsv, tmp_path: Path) -> None:
+    root, told = tmp_path / "d.zarr", list[str]()
+    convert_file(write_csv(table(40), "few.csv"), root, label="label")
+    listener = Listener(announce=lambda name, text: told.append(f"{name}: {text}"))
+    fs.append(root, write_csv(table(40, 1), "more.csv"), listener=listener)
+    assert not any("blocks" in text for text in told)
+    fs.append(root, write_csv(table(4000, 2), "many.csv"), listener=listener)
+    (warning,) = [text for text in told if "blocks" in text]
+    assert re.match(r"warning: .*d.zarr has blocks of \d+ rows, .* convert all sources together", warning)
 
 
 def test_tables_in_memory_are_appended(files: list[Path], tmp_path: Path) -> None:
