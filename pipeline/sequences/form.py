@@ -10,6 +10,16 @@ from .ids import TokenLists
 TRUNCATABLE = 4096
 """The longest sequence that is stored whole without --length: in memory, every row takes the space of the longest."""
 
+HASHES = 1 << 24
+"""The number of ids from which on they are taken for hashes: larger vocabularies are rare."""
+
+
+def warning_of(vocabulary: int) -> str:
+    """What to say about a vocabulary that is too large for most models; empty if it is not."""
+    if vocabulary <= HASHES:
+        return ""
+    return ", for each of which a model has a vector; if the ids are hashes, take them modulo e.g. 100,000"
+
 
 @dataclass(frozen=True)
 class TokenFindings:

@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...storage.errors import UsageError
 from ...storage.format.sequences import PADDING
 
 SEPARATORS = r"[\[\](){},;\s]+"
 LARGEST = np.iinfo(np.uint32).max
 LONGEST_SHOWN = 40
+NO_ID = "the token id"  # begins the reason why a number is none
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class TokenLists:
         places = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         reasons = dict(wrong or {})
         for at in np.flatnonzero((ids < 0) | (ids > LARGEST)).tolist():
-            reasons.setdefault(int(rows[at]), f"the token id {ids[at]} is not between 0 and {LARGEST:,}")
+            reasons.setdefault(int(rows[at]), f"{NO_ID} {ids[at]} is not between 0 and {LARGEST:,}")
         kept = np.zeros(len(lengths), np.int64)
         there = ids != PADDING
         np.maximum.at(kept, rows[there], places[there] + 1)
@@ -104,6 +106,24 @@ def is_list_of_ids(kind: pa.DataType) -> bool:
     """Whether a type of Arrow is a list of integers."""
     lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return any(is_kind(kind) for is_kind in lists) and pa.types.is_integer(kind.value_type)
+
+
+def check_tokens(path: str, column: str, kind: pa.DataType) -> None:
+    """Raise UsageError for a column of lists that are no token ids."""
+    if not is_list_of_ids(kind) and (pa.types.is_nested(kind) or pa.types.is_fixed_size_list(kind)):
+        raise UsageError(
+            f"--tokens {column}: in {path}, the column has the type {kind}, but token ids are lists of whole numbers; "
+            "store them as integers, or write texts and name a function that makes ids of them with --tokenizer"
+        )
+
+
+def remedy_for(reason: str) -> str:
+    """What to do about a row without ids, by the reason."""
+    if reason.startswith(NO_ID):
+        return "number the ids from 1, or take hashes modulo e.g. 100,000; or skip such rows with --on-error skip"
+    return (
+        "fix the row, name a function that makes ids of text with --tokenizer, or skip such rows with --on-error skip"
+    )
 
 
 def lists_as_text(column: pa.Array) -> pa.Array:

@@ -13,6 +13,7 @@ from ...storage.errors import RowError
 from ..csv.dates import YEAR_FIRST, parse_dates
 from ..csv.row_batch import ABSENT, Columns, Misfit, Numbers, RowBatch, drop_rows, remedy_of
 from ..csv.rows import RowReader, parse_number
+from ..sequences.ids import remedy_for
 from ..sequences.tokenizer import TokenReading
 from ..target.labels import class_codes
 from .parquet import TableReader
@@ -153,10 +154,8 @@ class TokenReader(_AroundReader["RowReader | TableReader | ConstantReader | Know
         batch = self.reader.read(x)
         lists = self.tokens.read(batch.texts[self.columns.texts.index(self.tokens.column)])
         if lists.wrong:
-            remedy = "fix the row, name a function that makes ids of text with --tokenizer, or skip such rows with "
-            remedy += "--on-error skip"
             errors = {
-                row: self.text_error(batch, row, self.tokens.column, reason, remedy)
+                row: self.text_error(batch, row, self.tokens.column, reason, remedy_for(reason))
                 for row, reason in lists.wrong.items()
             }
             drop_rows(x, batch, errors)

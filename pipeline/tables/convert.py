@@ -25,6 +25,7 @@ from ...storage.programs.own_code import Code, copy_code
 from ...storage.tasks import CONVERSION, Executor, Progress, Task, silent
 from ..csv.cut import CsvTable, Cut, cut_ranges, cut_tasks, resolve_cuts
 from ..csv.row_batch import Columns, Piece, is_unlabelled, joint_remedy
+from ..sequences.form import warning_of
 from ..target.claim import SKIPPED, SPEC, SPILLED, clear_target, store_spec
 from ..target.commit import attributes, commit_dataset
 from ..target.conversion import convert_once
@@ -247,7 +248,7 @@ def specify_by_scan(
     if tokens := spec.schema.tokens:
         cut_off = f", {tokens.truncated:,} longer ones are truncated" if tokens.truncated else ""
         lengths = f"sequences of up to {spec.schema.sample_shape[0]:,} token ids{cut_off}"
-        progress("tokens", 1, 1, f"{lengths}; a vocabulary of {tokens.vocabulary:,}")
+        progress("tokens", 1, 1, f"{lengths}; a vocabulary of {tokens.vocabulary:,}{warning_of(tokens.vocabulary)}")
     return spec
 
 

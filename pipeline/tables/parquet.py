@@ -14,6 +14,7 @@ from ..csv.amounts import AMOUNT, read_amounts
 from ..csv.dates import YEAR_FIRST
 from ..csv.names import renamed_columns, says_renamed, unique_names
 from ..csv.row_batch import ABSENT, Columns, Misfit, Numbers, Piece, RowBatch, add_error, drop_rows, remedy_of
+from ..sequences.ids import check_tokens
 from ..target.beside import index_of_frame
 from .arrow import (
     SAMPLE_ROWS,
@@ -104,6 +105,8 @@ def describe_table(
     names, paths = unique_names(schema.names), plain_columns(schema, first, whole)
     columns = dict[str, pa.Array]()
     types = dict(zip(names, schema.types, strict=True))
+    if whole in types:
+        check_tokens(path, whole, types[whole])
     if first:
         plain = PlainColumns(first, names, paths)
         columns = {name: plain.column(name) for name in paths}

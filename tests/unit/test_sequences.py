@@ -11,6 +11,7 @@ import pytest
 import torch
 import zarr
 from foldstream.cluster.api.job_file import load_job_file
+from foldstream.cluster.listener import Listener
 from foldstream.cluster.submit.submission import pack_job
 from foldstream.pipeline.sequences.ids import lists_as_text, lists_of, parse_ids
 from foldstream.storage.dataset import Dataset, open_dataset
@@ -113,7 +114,7 @@ def test_labels_keys_and_roles_stand_beside_sequences(tmp_path: Path) -> None:
     [
         ({"tokens": "tokens", "shape": (2, 2)}, "remove"),
         ({"tokens": "label", "label": "label"}, "is also a label"),
-        ({"tokens": "toknes"}, "did you mean|no column"),
+        ({"tokens": "toknes"}, "has no column 'toknes'; did you mean 'tokens'"),
         ({"tokens": "tokens", "category": "label"}, "cannot be a feature beside sequences"),
         ({"length": 4}, "name their column"),
         ({"tokens": "tokens", "asset": "words.txt"}, "no tokenizer reads it"),
@@ -123,6 +124,27 @@ def test_labels_keys_and_roles_stand_beside_sequences(tmp_path: Path) -> None:
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         fs.convert_csv(write(tmp_path, "parquet", ROWS), tmp_path / "t.zarr", **options)
+
+
+@pytest.mark.parametrize("value", [[1.5, 2.5], [1.0, 2.0], ["a", "b"], [[1], [2]]])
+def test_lists_of_anything_but_whole_numbers_are_refused(value: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r'tokens="tokens": in .*, the column has the type .*store them as integers'):
+        fs.convert_csv(write(tmp_path, "parquet", [value] * 6), tmp_path / "t.zarr", tokens="tokens", label="label")
+
+
+@pytest.mark.parametrize("large", [2**32 - 1, 2**40, -7])
+def test_hashes_and_negative_numbers_as_ids_are_refused_with_a_remedy(large: int, tmp_path: Path) -> None:
+    source, told = write(tmp_path, "parquet", [[1, large], [2, 3], [4], [5], [6], [7]]), dict[str, str]()
+    listener = Listener(progress=lambda stage, done, total, remark="": told.update({stage: remark}))
+    if 0 < large < 2**32:
+        dataset = fs.convert_csv(source, tmp_path / "t.zarr", tokens="tokens", label="label", listener=listener)
+        assert "if the ids are hashes, take them modulo e.g. 100,000" in told["tokens"]
+        with pytest.raises(UsageError, match=r"token ids go up to 4,294,967,295, .* take them modulo e.g. 100,000"):
+            fs.train(dataset, tmp_path / "run", folds=2, epochs=1)
+        assert not (tmp_path / "run").exists()
+        return
+    with pytest.raises(RowError, match=r"number the ids from 1, or take hashes modulo e.g. 100,000; or skip such rows"):
+        fs.convert_csv(source, tmp_path / "t.zarr", tokens="tokens", label="label")
 
 
 def test_a_sequence_that_would_make_all_rows_long_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...storage.errors import UsageError, did_you_mean
+from ...storage.machine import size_text, this_machine
 from ...storage.places.locate import locate
 from ...storage.programs.loading import load_entry, remedy_for
 from ...storage.programs.own_code import find_entry
@@ -40,6 +41,8 @@ BUILT_IN = {
 """The built-in models by their names, with those of their factories in `networks.py`."""
 TAKES_TOKENS = "deep-averaging"
 """The built-in model for sequences of token ids."""
+TRAINED_BYTES = 16
+"""Of a weight in training: its value, its gradient, and two of AdamW's means."""
 TAKES_COLUMNS = "resnet"
 """The built-in model that takes columns beside images."""
 
@@ -98,6 +101,18 @@ def takes_schema(name: str) -> bool:
     return SCHEMA in match_parameters(signature_of(name))
 
 
+def _check_vocabulary(ids: int, settings: dict[str, Any]) -> None:
+    """Raise UsageError for token ids whose embeddings do not fit into the memory."""
+    width = int(settings.get("width", signature_of(TAKES_TOKENS).parameters["width"].default))
+    size = ids * width * TRAINED_BYTES
+    if size > this_machine().memory:
+        raise UsageError(
+            f"--model {TAKES_TOKENS}: the token ids go up to {ids - 1:,}, so that training their embeddings takes "
+            f"{size_text(size)} of memory, more than there is; if the ids are hashes, take them modulo e.g. 100,000, "
+            "otherwise number them from 1, and convert again"
+        )
+
+
 def build_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any]) -> nn.Module:
     """Create the model. Raises UsageError if its factory fails or returns anything but a torch.nn.Module."""
     from torch import nn
@@ -108,6 +123,8 @@ def build_model(name: str, inputs: Inputs, outputs: int, settings: dict[str, Any
         if inputs.schema.vocabulary:
             what = f"no sequences of token ids; use {TAKES_TOKENS} or a model of your own"
         raise UsageError(f"--model {name} takes {what}")
+    if name == TAKES_TOKENS:
+        _check_vocabulary(inputs.schema.vocabulary, settings)
     if inputs.table and name in BUILT_IN and name != TAKES_COLUMNS:
         raise UsageError(
             f"--model {name} takes no columns beside images; use {TAKES_COLUMNS} or a model of your own, or leave them "

@@ -15,7 +15,7 @@ from ..listing.list import ImageList, list_images
 from .classes import find_classes
 
 ABSENT = "it has no {} of the same path"
-SEVERAL = "it has several {}s of the same path"
+SEVERAL = "it has several {}s: {}"
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,40 @@ def match_targets(images: ImageList, targets: ImageList, what: str) -> tuple[np.
     counts = pc.value_counts(own)
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     several = pc.is_in(stems, twice).to_numpy(zero_copy_only=False)
+    examples = _paths_of(targets, own, twice)
     found = pc.index_in(stems, own).fill_null(-1).to_numpy().astype(np.int64)
     found[several] = -1
     missing = np.flatnonzero(found < 0).tolist()
-    errors = {number: (SEVERAL if several[number] else ABSENT).format(what) for number in missing}
+    errors = {
+        number: SEVERAL.format(what, " and ".join(examples[stems[number].as_py()][:2]))
+        if several[number]
+        else ABSENT.format(what)
+        for number in missing
+    }
     for number in np.flatnonzero(np.isin(found, list(targets.errors))).tolist():
         errors[number] = f"its {what}: {targets.errors[int(found[number])]}"
     if len(errors) == len(images):
+        image, first = images.table["path"][0].as_py(), targets.table["path"][0].as_py()
+        reason = f"the first image is called '{image}', the first {what} '{first}'"
+        if {*errors.values()} != {ABSENT.format(what)}:
+            number = next(number for number in sorted(errors) if errors[number] != ABSENT.format(what))
+            reason = f"e.g. {images.table['path'][number].as_py()}: {errors[number]}"
         raise SourceError(
-            f"none of the {len(images):,} images has a valid {what}: the first image is called "
-            f"'{images.table['path'][0].as_py()}', the first {what} '{targets.table['path'][0].as_py()}'; a {what} has "
-            "the path of its image, with any suffix"
+            f"none of the {len(images):,} images has a valid {what}: {reason}; each image needs one {what}, with the "
+            "path of the image and any suffix"
         )
     return found, errors
+
+
+def _paths_of(targets: ImageList, own: pa.Array, stems: pa.Array) -> dict[str, list[str]]:
+    """The paths of the targets that have these paths without suffixes."""
+    found: dict[str, list[str]] = {}
+    chosen = pc.is_in(own, stems)
+    for stem, path in zip(
+        own.filter(chosen).to_pylist(), targets.table["path"].filter(chosen).to_pylist(), strict=True
+    ):
+        found.setdefault(stem, []).append(path)
+    return found
 
 
 def _stems(images: ImageList) -> pa.Array:

@@ -35,7 +35,10 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     parts = parts_of(tables)
     for name, option in named:
         if name and name not in header and not (option == "--ignore" and name in parts):
-            raise UsageError(f"{option}: {path} has no column '{name}'{suggest(name, header)}")
+            of_lists = {part for of_list in parts.values() for part in of_list}
+            whole = (*map(str, parts), *(one for one in header if one not in of_lists))
+            choices = whole if option == "--tokens" else header
+            raise UsageError(f"{option}: {path} has no column '{name}'{suggest(name, choices)}")
     key, beside = key_of(request, tables), columns_beside(request, tables)
     if other := [name for name in request.features if name in (*labels, key, *request.ignore)]:
         raise UsageError(
