@@ -179,6 +179,16 @@ def test_invalid_masks_stop_or_are_skipped(tmp_path: Path) -> None:
         assert re.search(reason, listed), reason
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_an_image_with_several_masks_says_which(count: int, tmp_path: Path) -> None:
+    write_scenes(tmp_path, count=4)
+    for mask in sorted((tmp_path / "masks").rglob("*.png"))[:count]:
+        mask.with_suffix(".tif").write_bytes(mask.read_bytes())
+    whole = "none of the 4 images has a valid mask: e.g. " if count == 4 else ""
+    with pytest.raises(SourceError, match=f"{whole}.*000.bmp: it has several masks: a/000.png and a/000.tif"):
+        convert(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("values", "options", "error", "message"),
     [
