@@ -11,7 +11,7 @@ import numpy as np
 from ...storage.blocks.reader import BlockReader, block_runs
 from ...storage.dataset import Dataset
 from ...storage.errors import SourceError, UsageError
-from ...storage.format.arrays import NO_DATE, SideColumn
+from ...storage.format.arrays import SideColumn
 from ...storage.format.windows import WindowForm
 from ..predictions.columns import side_values
 
@@ -88,7 +88,7 @@ class Series:
 
 def read_keys(rows: Dataset, form: WindowForm) -> RowKeys:
     """Read the keys of all rows: 16 bytes a row of memory, and 8 more for each group column. Raises UsageError for
-    columns that cannot order rows, and SourceError for missing values."""
+    columns that cannot order rows."""
     time = column_of(rows, form.time)
     if time.kind == "text":
         raise UsageError(
@@ -96,12 +96,6 @@ def read_keys(rows: Dataset, form: WindowForm) -> RowKeys:
             f"say how its dates are written with --date-format {form.time}=FORMAT"
         )
     times = read_column(rows, time)
-    gaps = np.isnan(times) if times.dtype.kind == "f" else times == NO_DATE
-    if gaps.any():
-        raise SourceError(
-            f"{source_of(rows)}: the time '{form.time}' is missing in row {row_of(rows, int(gaps.argmax())):,}; fill "
-            "it in, or leave the row out"
-        )
     series = np.zeros(len(rows), np.int64)
     for name in form.groups:
         codes, count = read_codes(rows, column_of(rows, name))

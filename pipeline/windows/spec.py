@@ -87,10 +87,11 @@ def form_of(request: ConvertRequest, options: TableOptions) -> WindowForm:
 
 
 def rows_of(request: ConvertRequest, form: WindowForm) -> ConvertRequest:
-    """The request for the rows of windows: the label is a feature, and rows without it are kept."""
+    """The request for the rows of windows: the label is a feature, and rows without it are kept. Rows without a time
+    have no place among the others, so they are invalid."""
     roles = dict(request.roles) | {"time": (form.time,)} | ({"group": form.groups} if form.groups else {})
     like = request.like and schema_of_rows(request.like)
-    return replace(request, labels=(), task="auto", roles=roles, like=like)
+    return replace(request, labels=(), task="auto", roles=roles, like=like, required=(form.time,))
 
 
 def schema_of_rows(schema: Schema) -> Schema:
@@ -178,8 +179,8 @@ def _too_short(request: WindowRequest, series: Series) -> str:
     what = "a window alone has" if request.ahead else f"a window of {form.length:,} and {form.horizon:,} targets are"
     where = request.rows.sources[0].path
     if longest < needed:
-        return (
-            f"{where}: the longest series has {longest:,} rows, but {what} {needed:,}; use shorter windows, or check "
-            "the columns of --group"
-        )
+        remedy = "use shorter windows, or check the columns of --group"
+        if request.ahead:  # windows are those of the model
+            remedy = f"give at least the last {needed:,} rows of a series, also those that the model was trained on"
+        return f"{where}: the longest series has {longest:,} rows, but {what} {needed:,}; {remedy}"
     return f"{where}: no window has all of its targets, because '{form.label}' is missing too often; fill some of them"

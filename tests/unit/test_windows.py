@@ -20,9 +20,9 @@ from foldstream.pipeline.windows.spec import WindowRequest, rows_of
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.blocks.writer import blocks_of, commit, create_arrays, write_shard
 from foldstream.storage.dataset import Dataset, open_dataset, open_rows
-from foldstream.storage.errors import DamagedError, SourceError, UsageError
+from foldstream.storage.errors import DamagedError, RowError, SourceError, UsageError
 from foldstream.storage.fold_plan import among, open_plan
-from foldstream.storage.format.manifest import Manifest
+from foldstream.storage.format.manifest import LEFT_OUT, Manifest
 from foldstream.storage.format.windows import WindowForm
 from foldstream.storage.places.locate import locate
 from foldstream.storage.tasks import SerialExecutor, silent
@@ -128,6 +128,19 @@ def test_missing_features_stay_and_samples_with_missing_targets_are_left_out(tmp
     assert np.array_equal(stored["x"][:, 0], windows, equal_nan=True)
     assert np.isnan(windows).any()
     assert dataset.statistics.missing[0] == np.isnan(windows).sum()
+
+
+@pytest.mark.parametrize(
+    "times", [pd.date_range("2024-01-01", periods=60, freq="h"), range(60)], ids=["date", "number"]
+)
+def test_rows_without_a_time_are_invalid_and_can_be_skipped(times: Sequence[Any], tmp_path: Path) -> None:
+    table = frame([60]).assign(hour=pd.Series(list(times), dtype=object))
+    table.loc[7, "hour"] = None
+    with pytest.raises(RowError, match=r'data.csv, line 9, column .hour.: .*on_error="skip"'):
+        convert(table, tmp_path)
+    dataset = convert(table, tmp_path, on_error="skip", overwrite=True)
+    assert (len(dataset), dataset.left_out) == (59 - SPAN + 1, 1)
+    assert "data.csv,9,hour" in (tmp_path / "data.zarr" / LEFT_OUT).read_text()
 
 
 def test_one_series_one_step_and_whole_numbers(tmp_path: Path) -> None:
@@ -433,4 +446,9 @@ def test_new_rows_are_forecast_also_after_the_last_one(run: fs.Run, series: Data
 def test_new_rows_need_the_columns_of_the_series(run: fs.Run, tmp_path: Path) -> None:
     frame().drop(columns="site").to_csv(tmp_path / "new.csv", index=False)
     with pytest.raises(UsageError, match="no column 'site'"):
+        fs.predict(run, tmp_path / "new.csv", tmp_path / "out.csv")
+    frame([5, 7]).to_csv(tmp_path / "new.csv", index=False)
+    with pytest.raises(
+        SourceError, match=r"the longest series has 7 rows, .*; give at least the last 12 rows of a series"
+    ):
         fs.predict(run, tmp_path / "new.csv", tmp_path / "out.csv")

@@ -71,7 +71,7 @@ def choose_columns(request: ConvertRequest, tables: Sequence[SourceTable], sampl
     of_features = () if request.sequences else features
     kinds = choose_kinds(request, tables[0], of_features, beside, own, sample)
     texts = tuple(dict.fromkeys((*own, *beside, *kinds.categories, *kinds.dates, *request.sequences)))
-    required = texts if request.missing == "error" else own
+    required = texts if request.missing == "error" else (*own, *request.required)
     known = _known_texts(request)
     return Columns(features, texts, tuple(kinds.dates), required, kinds.formats, known, request.sequences)
 

@@ -27,6 +27,7 @@ NEW: dict[str, Any] = {
     "tokenizer": None,
     "length": None,
     "code": {},
+    "required": (),
 }
 """The options that earlier versions did not have, with their defaults."""
 
@@ -44,7 +45,8 @@ class ConvertRequest:
     files must have the "same" columns, or those of all ("union") or the "first" are read. `after` is the layout of the
     dataset that the rows are appended to; its schema is `like`, and must be matched exactly. Samples are sequences of
     the ids in the column `tokens`, at most `length`, which the `tokenizer` makes of texts: a name relative to the
-    folder where its files have the hashes `code`.
+    folder where its files have the hashes `code`. In the columns with a role that are `required`, a missing value
+    makes a row invalid.
     """
 
     sources: tuple[Source, ...]
@@ -73,6 +75,7 @@ class ConvertRequest:
     length: int | None = None
     code: dict[str, str] = field(default_factory=dict)
     order: str | None = None
+    required: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.shuffle is not None and not 0 <= self.shuffle < 2**63:
@@ -170,7 +173,7 @@ class ConvertRequest:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        lists = ("labels", "ignore", "features", "categories", "dates", "date_formats", "numbers")
+        lists = ("labels", "ignore", "features", "categories", "dates", "date_formats", "numbers", "required")
         tuples = {name: tuple(value.get(name, ())) for name in lists}
         return cls(
             **{
