@@ -105,7 +105,7 @@ class Hdf5File:
         with self._dataset(path) as dataset:
             stored = np.asarray(dataset[...])  # of objects for texts, which are bytes, and for what is no column
             if names := _names_of_values(dataset):
-                return np.array([names[value] for value in stored.ravel().tolist()], object).reshape(stored.shape)
+                return np.array([names.get(value) for value in stored.ravel().tolist()], object).reshape(stored.shape)
             return stored if stored.dtype.kind not in "iuf" else self._values(path, dataset).of(stored)
 
     def read(self, paths: Sequence[str], sample_dim: str | None, start: int, stop: int) -> np.ndarray:
