@@ -244,6 +244,36 @@ def test_packed_variables_have_the_values_that_xarray_shows(version: Literal[2, 
         fs.adopt(tmp_path / "s.zarr", tmp_path / "out.zarr", x="t", sample_dim="day")
 
 
+TIMES: dict[str, tuple[Any, dict[str, str]]] = {
+    "hours": (np.arange(ROWS), {"units": "hours since 2020-01-01"}),
+    "fractions of days": (np.arange(ROWS) / 8, {"units": "days since 2020-1-1 06:00:00", "calendar": "gregorian"}),
+    "seconds with a zone": (np.arange(ROWS, dtype=np.int32) * 100_000, {"units": "seconds since 1970-01-01T00:00:00Z"}),
+    "a gap": (np.where(np.arange(ROWS) == 3, np.nan, np.arange(ROWS)), {"units": "minutes since 2000-02-29"}),
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_times_are_those_that_xarray_shows(name: str, tmp_path: Path) -> None:
+    numbers, attributes = TIMES[name]
+    data = xr.Dataset({"x": (("time", "lat"), FLAT), "when": (("time",), numbers, attributes)})
+    data.to_zarr(tmp_path / "s.zarr", consolidated=False)
+    with h5py.File(tmp_path / "f.nc", "w") as file:
+        file["x"], file["when"] = FLAT, numbers
+        file["when"].attrs.update({name: np.bytes_(text) for name, text in attributes.items()})
+    shown = xr.open_zarr(tmp_path / "s.zarr", consolidated=False)["when"].values
+    for place in (tmp_path / "s.zarr", tmp_path / "f.nc"):
+        dataset = adopted(place, x="x", keep="when")
+        found = pd.to_datetime(fs.open(dataset).rows(ROWS)["when"])
+        assert found.astype("datetime64[ns]").equals(pd.Series(shown, name="when").astype("datetime64[ns]"))
+
+
+def test_times_of_another_calendar_stay_numbers(tmp_path: Path) -> None:
+    attributes = {"units": "days since 2020-01-01", "calendar": "noleap"}
+    data = xr.Dataset({"x": (("time", "lat"), FLAT), "when": (("time",), np.arange(ROWS), attributes)})
+    data.to_zarr(tmp_path / "s.zarr", consolidated=False)
+    assert fs.open(adopted(tmp_path / "s.zarr", x="x", keep="when")).rows(3)["when"].tolist() == [0, 1, 2]
+
+
 def test_fractions_with_gaps_have_the_values_that_xarray_shows(tmp_path: Path) -> None:
     values = xr.DataArray(np.where(X > 2, np.nan, X), dims=("time", "level", "lat"))
     values.to_dataset(name="t").to_zarr(tmp_path / "s.zarr", encoding={"t": {"chunks": (90, 3, 8)}}, consolidated=False)

@@ -1,16 +1,31 @@
 """The conventions of NetCDF (CF) by which numbers are packed and dimensions named, as xarray applies them."""
 
+import re
 import struct
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from ....storage.foreign.chunks import unpack
 from ....storage.foreign.format import Packing
 from .found import UnsupportedError, value_dtype
 
+SINCE = re.compile(r"(day|hour|minute|second|millisecond|microsecond)s? since (.+)")
+STEPS = {
+    "day": 86_400_000_000,
+    "hour": 3_600_000_000,
+    "minute": 60_000_000,
+    "second": 1_000_000,
+    "millisecond": 1_000,
+    "microsecond": 1,
+}
+"""The units of times, in microseconds."""
+CALENDARS = "standard", "gregorian", "proleptic_gregorian"
+GREGORIAN = np.datetime64("1582-10-15")
+"""The first day on which the calendars are the same."""
 FILLS = ("_FillValue", "missing_value")
 FILL, SCALE, OFFSET = "_FillValue", "scale_factor", "add_offset"
 
@@ -33,6 +48,26 @@ def dimension_names(attributes: Mapping[str, Any], named: Sequence[str | None] |
     """The names of an array's dimensions, as far as it has some."""
     found = named or attributes.get("_ARRAY_DIMENSIONS") or [None] * count
     return [None if name is None else str(name) for name in found]
+
+
+def with_times(values: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
+    """Values of a variable as they are, or if they are times (`hours since 2020-01-01`), as timestamps, datetime64[us],
+    like those that xarray shows. Times in other calendars stay numbers."""
+    said = SINCE.fullmatch(_text(attributes.get("units", "")).lower())
+    if not said or values.dtype.kind not in "iuf" or _text(attributes.get("calendar", CALENDARS[0])) not in CALENDARS:
+        return values
+    start = pd.to_datetime(said[2], utc=True, errors="coerce").tz_localize(None)
+    if start is pd.NaT or start < GREGORIAN:
+        return values
+    there = np.isfinite(values)
+    counts = np.where(there, values, 0).astype(np.float64 if values.dtype.kind == "f" else np.int64) * STEPS[said[1]]
+    times: np.ndarray = start.to_datetime64().astype("datetime64[us]") + np.rint(counts).astype("timedelta64[us]")
+    return np.where(there, times, np.datetime64("NaT", "us"))
+
+
+def _text(value: Any) -> str:
+    """An attribute as text; HDF5 files may have bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def values_of(attributes: Mapping[str, Any], stored: Any, where: str) -> Values:

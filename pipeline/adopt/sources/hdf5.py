@@ -10,7 +10,7 @@ import numpy as np
 from ....storage.errors import SourceError, UsageError
 from ....storage.foreign.format import NOWHERE, Chunked
 from ....storage.places.place import Place
-from .conventions import Values, values_of
+from .conventions import Values, values_of, with_times
 from .found import FileList, FoundArray, UnsupportedError, axis_named, check_codecs, of_chunks, single, unknown
 
 FILTERS = {1: "zlib", 3: "fletcher32", 32001: "blosc", 32015: "zstd"}
@@ -106,7 +106,9 @@ class Hdf5File:
             stored = np.asarray(dataset[...])  # of objects for texts, which are bytes, and for what is no column
             if names := _names_of_values(dataset):
                 return np.array([names.get(value) for value in stored.ravel().tolist()], object).reshape(stored.shape)
-            return stored if stored.dtype.kind not in "iuf" else self._values(path, dataset).of(stored)
+            if stored.dtype.kind not in "iuf":
+                return stored
+            return with_times(self._values(path, dataset).of(stored), dict(dataset.attrs))
 
     def read(self, paths: Sequence[str], sample_dim: str | None, start: int, stop: int) -> np.ndarray:
         path = single(paths, self.place)

@@ -15,7 +15,7 @@ from ....storage.errors import SourceError, UsageError
 from ....storage.foreign.format import NOWHERE, Chunked
 from ....storage.places.json_files import parse_json
 from ....storage.places.place import THREADS, Place
-from .conventions import FILL, Values, dimension_names, values_of
+from .conventions import FILL, Values, dimension_names, values_of, with_times
 from .found import FileList, FoundArray, UnsupportedError, axis_named, check_codecs, of_chunks, single, unknown
 
 MISSING = 2**64 - 1  # the offset of a chunk in a shard's index that was not written
@@ -135,7 +135,9 @@ class ZarrStore:
     def column(self, path: str) -> np.ndarray:
         opened = self._open(path)
         stored = np.asarray(opened[...])
-        return stored if stored.dtype.kind not in "iuf" else self._values(path, opened).of(stored)
+        if stored.dtype.kind not in "iuf":
+            return stored
+        return with_times(self._values(path, opened).of(stored), self.attributes(self._folder(path)))
 
     def read(self, paths: Sequence[str], sample_dim: str | None, start: int, stop: int) -> np.ndarray:
         path = single(paths, self.place)
