@@ -13,9 +13,8 @@ import numpy as np
 
 from ...storage.blocks.writer import create_arrays
 from ...storage.dataset import Dataset, open_dataset
-from ...storage.errors import UsageError
+from ...storage.errors import SourceError, UsageError
 from ...storage.format.manifest import LEFT_OUT, MANIFEST, WORK
-from ...storage.format.schema import Schema
 from ...storage.format.windows import ROWS, RUNS
 from ...storage.places.json_files import content_hash, same_json
 from ...storage.places.locate import Location, locate
@@ -97,7 +96,7 @@ def _sorted_rows(
     """The rows, converted once in the order of the sources, and again if that is not the order of the series."""
     place, order = root / ROWS, root / WORK / ORDER
     if not order.exists():
-        rows = convert(request.rows, place, executor, progress, check=partial(_accept_rows, request, root))
+        rows = _convert_rows(request, root, executor, progress)
         check_label(rows.schema, request.form)  # a sample may have been misleading
         keys = read_keys(rows, request.form)
         if keys.sorted:
@@ -112,12 +111,15 @@ def _sorted_rows(
     return rows, read_keys(rows, request.form)
 
 
-def _accept_rows(request: WindowRequest, root: Place, schema: Schema) -> None:
-    """Check the label before rows are written. If it is wrong, nothing stays that a corrected command would find."""
+def _convert_rows(request: WindowRequest, root: Place, executor: Executor, progress: Progress) -> Dataset:
+    """Convert the rows in the order of the sources. The label is checked before rows are written; if it or a row is
+    wrong by then, nothing stays that a corrected command would find."""
+    place = root / ROWS
     try:
-        check_label(schema, request.form)
-    except UsageError:
-        (root / WORK / SPEC).remove()
+        return convert(request.rows, place, executor, progress, check=partial(check_label, form=request.form))
+    except (UsageError, SourceError):
+        if not (place / WORK / SPEC).exists():
+            (root / WORK / SPEC).remove()
         raise
 
 

@@ -138,7 +138,8 @@ def test_rows_without_a_time_are_invalid_and_can_be_skipped(times: Sequence[Any]
     table.loc[7, "hour"] = None
     with pytest.raises(RowError, match=r'data.csv, line 9, column .hour.: .*on_error="skip"'):
         convert(table, tmp_path)
-    dataset = convert(table, tmp_path, on_error="skip", overwrite=True)
+    assert not (tmp_path / "data.zarr").exists()
+    dataset = convert(table, tmp_path, on_error="skip")
     assert (len(dataset), dataset.left_out) == (59 - SPAN + 1, 1)
     assert "data.csv,9,hour" in (tmp_path / "data.zarr" / LEFT_OUT).read_text()
 
