@@ -17,9 +17,10 @@ from ..csv.options import CsvOptions
 from ..csv.row_batch import Columns, Numbers, Piece
 from ..csv.rows import RowReader
 from ..sequences.tokenizer import TokenReading
+from ..target.beside import folder_columns
 from .constants import ConstantReader, KnownReader, TokenReader, without_constants
 from .parquet import ParquetTable, TableReader, open_other, open_table
-from .sources import OTHERS, common_depth, folder_columns, is_table, is_visible, kind_of
+from .sources import OTHERS, common_depth, is_table, is_visible, kind_of
 
 SourceTable = CsvTable | ParquetTable
 Reader = RowReader | TableReader | ConstantReader | KnownReader | TokenReader

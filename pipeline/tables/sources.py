@@ -4,20 +4,20 @@ import glob
 import os
 from collections.abc import Container, Sequence
 from typing import Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from ...storage.errors import SourceError
 from ...storage.format.manifest import Source
 from ...storage.places.locate import locate, matching
 from ..csv.archive import ZIP
 from ..csv.open import COMPRESSED
+from ..target.beside import NO_VALUE, folder_columns
 
 SUFFIXES = (".csv", ".tsv")  # of the files in a folder, optionally followed by one of COMPRESSED
 PARQUET = ".parquet"
 ARROW = (".arrow", ".arrows", ".feather", ".ipc")
 JSON = (".jsonl", ".ndjson")  # optionally followed by one of COMPRESSED
 OTHERS = ", ".join(f"*{suffix}" for suffix in (PARQUET, *ARROW, *JSON))
-NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # of a column in the name of a folder
 PASSED_OVER = ("__MACOSX", "_delta_log", "_temporary", "_spark_metadata")
 """Folders of other programs, which are passed over like hidden ones."""
 
@@ -120,17 +120,6 @@ def describe_source(
     if not size and not may_be_empty:
         raise SourceError(f"{path} is empty; provide a CSV file with a header and rows")
     return Source(str(place), size, changed, folder_columns(str(place).split("/")[:-1], above, known))
-
-
-def folder_columns(folders: Sequence[str], above: int | None, known: Container[str] = ()) -> dict[str, str | None]:
-    """The columns in the names of folders, as Hive writes them: percent-encoded, and None for a missing value."""
-    found = dict[str, str | None]()
-    for depth, folder in enumerate(folders):
-        name, is_column, value = folder.partition("=")
-        name = unquote(name)
-        if is_column and name and (name in known or (above is not None and depth >= above)):
-            found[name] = None if value in ("", NO_VALUE) else unquote(value)
-    return found
 
 
 def partition_folders(source: Source) -> list[str]:

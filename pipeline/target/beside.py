@@ -1,8 +1,9 @@
 """Side columns, which are stored but are not features: their roles, and how they are stored."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ UNITS = {"days": "s", "seconds": "s", "microseconds": "us", "nanoseconds": "ns"}
 """The units of dates from coarse to fine, with that of Arrow."""
 PARTS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """How many of Arrow's units are a second."""
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # of a column in the name of a folder
 UNNAMED_INDEX = re.compile(r"__index_level_\d+__")  # pandas' name, also where its notes were lost
 
 
@@ -27,6 +29,17 @@ def index_of_frame(schema: pa.Schema) -> tuple[str, ...]:
     order that depends on the label."""
     noted = [name for name in (schema.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)]
     return tuple(name for name in schema.names if name in noted or UNNAMED_INDEX.fullmatch(name))  # a range is a dict
+
+
+def folder_columns(folders: Sequence[str], above: int | None, known: Container[str] = ()) -> dict[str, str | None]:
+    """The columns in the names of folders, as Hive writes them: percent-encoded, and None for a missing value."""
+    found = dict[str, str | None]()
+    for depth, folder in enumerate(folders):
+        name, is_column, value = folder.partition("=")
+        name = unquote(name)
+        if is_column and name and (name in known or (above is not None and depth >= above)):
+            found[name] = None if value in ("", NO_VALUE) else unquote(value)
+    return found
 
 
 def unit_of(dates: pa.Array) -> str:

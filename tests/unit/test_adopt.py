@@ -530,6 +530,39 @@ def test_an_enumeration_of_hdf5_gives_the_names_of_classes(tmp_path: Path) -> No
     assert adopted(tmp_path / "f.h5", x="x", y="y").schema.classes == ("ant", "bee", "cat")
 
 
+def test_columns_in_the_names_of_folders_are_labels(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"f1": FLAT[:90, 0], "f2": FLAT[:90, 1], "kind": NAMES[Y[:90]], "site": ["a b", "c"] * 45})
+    frame.to_parquet(tmp_path / "parts", partition_cols=["kind", "site"])
+    (tmp_path / "parts" / "kind=ant" / "_metadata.parquet").write_bytes(b"")
+    (tmp_path / "parts" / "_SUCCESS").touch()
+    dataset = adopted(tmp_path / "parts", y="kind", group="site")
+    ordered = frame.sort_values(["kind", "site"], kind="stable")
+    assert dataset.schema.features == ("f1", "f2")
+    assert dataset.schema.classes == ("ant", "bee", "cat")
+    rows = rows_of(dataset)
+    assert rows["x"].tobytes() == ordered[["f1", "f2"]].to_numpy().tobytes()
+    assert fs.open(dataset).rows(90)[["kind", "site"]].equals(ordered[["kind", "site"]].reset_index(drop=True))
+    with pytest.raises(UsageError, match="has no column 'site'"):
+        fs.adopt(tmp_path / "parts", tmp_path / "out.zarr", x="site", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (pa.table({"a": [1.5], "b": [2]}), "'a' is double, not int64"),
+        (pa.table({"a": [1]}), "it lacks 'b'"),
+        (pa.table({"a": [1], "b": [2], "c": [3]}), "it also has 'c'"),
+        (pa.table({"b": [1], "a": [2]}), "they have another order"),
+    ],
+    ids=["type", "fewer", "more", "order"],
+)
+def test_files_with_other_columns_say_which(other: pa.Table, message: str, tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"a": [1], "b": [2]}), tmp_path / "1.parquet")
+    parquet.write_table(other, tmp_path / "2.parquet")
+    with pytest.raises(SourceError, match=f"2.parquet has other columns than .*1.parquet: {message}; write files"):
+        fs.adopt(tmp_path, tmp_path / "out.zarr", progress=False)
+
+
 def test_only_a_column_of_several_with_one_name_is_refused(tmp_path: Path) -> None:
     columns = [pa.array(FLAT[:, 0]), pa.array(FLAT[:, 1]), pa.array(FLAT[:, 2]), pa.array(Y)]
     parquet.write_table(pa.Table.from_arrays(columns, ["a", "a", "b", "y"]), tmp_path / "t.parquet")

@@ -16,7 +16,7 @@ from ....storage.foreign.format import Chunked, Groups
 from ....storage.foreign.groups import footer, is_list, lists, place_columns, read_group
 from ....storage.places.json_files import read_json
 from ....storage.places.place import Place
-from ...target.beside import index_of_frame
+from ...target.beside import folder_columns, index_of_frame
 from .found import SPLITS, TABLES, FileList, FoundArray, listed, value_dtype
 
 PARQUET, ARROW = "parquet", b"ARROW1"
@@ -38,11 +38,17 @@ class Group(NamedTuple):
 
 
 class TableFiles:
-    """The columns of one or several files with the same columns."""
+    """The columns of one or several files with the same columns. Those in the names of folders (`kind=a`, as Hive and
+    Spark write them) can be labels and other columns, but no features."""
+
+    _of_folders: Sequence[Mapping[str, str | None]] = ()
+    """The columns in the names of each file's folders."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self._files = [place] if place.is_file() else _files_in(place)
+        folders = [str(file).removeprefix(f"{place}/").split("/")[:-1] for file in self._files]
+        self._of_folders = [folder_columns(names, 0) for names in folders]
         self._format = _format_of(self._files[0])
         if self._format != PARQUET and place.waits_for_network:
             raise SourceError(
@@ -58,11 +64,14 @@ class TableFiles:
         schemas = [_schema_of(file, self._format) for file in self._files]
         for file, schema in zip(self._files, schemas, strict=True):
             if not schema.equals(schemas[0]):
-                raise SourceError(f"{file} has other columns than {self._files[0]}; give files with the same ones")
+                raise SourceError(
+                    f"{file} has other columns than {self._files[0]}: {_difference(schema, schemas[0])}; write files "
+                    "with the same columns, in the same order"
+                )
         return schemas[0]
 
     def names(self) -> Sequence[str]:
-        return list(self._schema.names)
+        return list(dict.fromkeys([*self._schema.names, *(name for of_file in self._of_folders for name in of_file)]))
 
     def default(self, taken: Sequence[str]) -> tuple[str, ...]:
         aside = {*taken, *index_of_frame(self._schema)}
@@ -191,6 +200,10 @@ class TableFiles:
         return pa.concat_tables(tables).column(0)
 
     def column(self, path: str) -> np.ndarray | pa.Array:
+        if path in self.names() and path not in self._schema.names:
+            rows = [sum(group.rows for group in self._groups if group.file == file) for file in self._files]
+            every = zip(self._of_folders, rows, strict=True)
+            return pa.concat_arrays([pa.repeat(pa.scalar(one.get(path), pa.string()), count) for one, count in every])
         self._check_name(path)
         values = self._read(path).combine_chunks()
         if is_list(values.type):
@@ -226,12 +239,24 @@ def _files_in(place: Place) -> list[Place]:
         if state.get("_indices_files") or state.get("_indices_data_files"):
             raise SourceError(f"{place} selects rows of its files; save it again after 'flatten_indices()'")
         return [place / one["filename"] for one in state["_data_files"]]
-    found = [
-        entry.name for entry in place.walk() if entry.name.endswith(TABLES) and not entry.name.startswith(("_", "."))
-    ]
+    every = [entry.name for entry in place.walk() if entry.name.endswith(TABLES)]
+    found = [name for name in every if not any(part.startswith((".", "_")) for part in name.split("/"))]
+    if not found:
+        raise SourceError(f"{place} has no tables but hidden ones, whose names begin with '_' or '.'; rename them")
     if len({name.rpartition(".")[2] == PARQUET for name in found}) > 1:
         raise SourceError(f"{place} has Parquet and Arrow files; give a folder with one kind of them")
     return [place / name for name in sorted(found)]
+
+
+def _difference(schema: pa.Schema, first: pa.Schema) -> str:
+    """The first difference between two schemas, in words."""
+    for name in dict.fromkeys([*first.names, *schema.names]):
+        kinds = [{str(one.type) for one in either if one.name == name} for either in (schema, first)]
+        if not all(kinds):
+            return f"it {'lacks' if kinds[1] else 'also has'} '{name}'"
+        if kinds[0] != kinds[1]:
+            return f"'{name}' is {', '.join(sorted(kinds[0]))}, not {', '.join(sorted(kinds[1]))}"
+    return "they have another order"
 
 
 def _format_of(file: Place) -> str:
