@@ -100,9 +100,15 @@ def claim(root: Place, wanted: dict[str, Any]) -> None:
     differ = [f"{run} has been trained again" for run in changed]
     differ += [f"{run} was not a member" for run in now if run not in before]
     differ += [f"{run} was a member" for run in before if run not in now]
-    differ += [f"{name} was {stored[name]}" for name in wanted if name != "members" and stored[name] != wanted[name]]
+    options = [name for name in wanted if name != "members" and stored[name] != wanted[name]]
+    differ += [f"{name} was {_shown(stored[name])} and is now {_shown(wanted[name])}" for name in options]
     differ = differ or ["the members were in another order"]
     raise ConflictError(f"{root} already contains another ensemble: {'; '.join(differ[:4])}; choose another folder")
+
+
+def _shown(option: Any) -> str:
+    """An option of an ensemble in a message; of the metrics only the names."""
+    return ", ".join(option) if isinstance(option, dict) else str(option)
 
 
 def complete(

@@ -319,8 +319,10 @@ def test_a_folder_with_another_ensemble_or_a_member_trained_again(digits: Datase
     fs.train(digits.place, tmp_path / "b", settings={"lr": 0.003}, **OPTIONS)
     both = [tmp_path / "a", tmp_path / "b"]
     fs.ensemble(both, tmp_path / "out", method="mean")
-    with pytest.raises(ConflictError, match="already contains another ensemble: method was mean"):
+    with pytest.raises(ConflictError, match="already contains another ensemble: method was mean and is now nnls"):
         fs.ensemble(both, tmp_path / "out", method="nnls")
+    with pytest.raises(ConflictError, match="metrics was loss and is now auc"):
+        fs.ensemble(both, tmp_path / "out", method="greedy", metric="auc")
     with pytest.raises(ConflictError, match="already contains something that is not an ensemble"):
         fs.ensemble(both, tmp_path / "a", method="mean")
     with pytest.raises(ForeignError, match="is an ensemble of several runs, which only predicts and is served"):
