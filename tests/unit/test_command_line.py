@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,12 @@ def test_help_shows_the_choices_of_an_option() -> None:
 
 def test_the_version_is_that_of_the_package() -> None:
     assert output_of("--version").startswith(f"foldstream {fs.__version__}, Python 3.")
+
+
+def test_the_package_runs_like_the_command() -> None:
+    given = [sys.executable, "-m", "foldstream", "--version"]
+    ran = subprocess.run(given, capture_output=True, text=True, check=True, cwd="/")
+    assert ran.stdout.startswith(f"foldstream {fs.__version__}, Python 3.")
 
 
 def test_choices_are_completed() -> None:
