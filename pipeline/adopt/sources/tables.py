@@ -1,6 +1,7 @@
 """Tables of features in Parquet and Arrow files, also those that Hugging Face's `datasets` saves: a column of lists, or
 several columns of numbers."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
@@ -106,11 +107,16 @@ class TableFiles:
 
     def _check_name(self, name: str) -> None:
         """Raise UsageError for a column that does not exist, and for one of several with this name."""
-        number = self._schema.names.count(name)
+        number = self._counts[name]
         if not number:
             raise UsageError(f"{self.place} has no column '{name}'{suggest(name, self.names())}")
         if number > 1:
             raise UsageError(f"{self.place} has {number} columns called '{name}'; rename them, so that each has a name")
+
+    @cached_property
+    def _counts(self) -> Counter[str]:
+        """The number of columns of each name, of which there may be many."""
+        return Counter(self._schema.names)
 
     def _check_lists(self, name: str, shape: tuple[int, ...], where: str) -> None:
         """Raise UsageError for lists of several lengths, as far as they are seen without decoding a large column: by
@@ -200,7 +206,7 @@ class TableFiles:
         return pa.concat_tables(tables).column(0)
 
     def column(self, path: str) -> np.ndarray | pa.Array:
-        if path in self.names() and path not in self._schema.names:
+        if path in self.names() and not self._counts[path]:
             rows = [sum(group.rows for group in self._groups if group.file == file) for file in self._files]
             every = zip(self._of_folders, rows, strict=True)
             return pa.concat_arrays([pa.repeat(pa.scalar(one.get(path), pa.string()), count) for one, count in every])
