@@ -68,6 +68,8 @@ class Dimension:
 def parse_dimension(name: str, value: Any) -> Dimension:
     """A setting's values: a list of choices; `{low, high}` with `log` or `step`; or in Python the tuple `(low, high)`
     or `(low, high, "log")`. Raises ValueError."""
+    if name in NOT_SEARCHED:
+        raise ValueError("all candidates that train in one pass share this setting; give it by --set")
     if isinstance(value, tuple) and len(value) in (2, 3) and not isinstance(value[0], str):
         if value[2:] not in ((), ("log",)):
             raise ValueError('write (low, high) or (low, high, "log"), and choices as a list')
@@ -106,8 +108,6 @@ def _check_space(value: Any) -> Any:
     given, space = {str(name): one for name, one in value.items()}, dict[str, Any]()
     for name in sorted(given):  # the same search, whatever the order of its settings
         try:
-            if name in NOT_SEARCHED:
-                raise ValueError("all candidates that train in one pass share this setting; give it by --set")
             space[name] = parse_dimension(name, given[name]).to_json()
         except ValueError as error:
             raise UsageError(f"space.{name} = {given[name]!r}: {error}") from None

@@ -169,15 +169,25 @@ def search_settings(training: Training, record: SearchRecord, session: Session) 
 def check_training(asked: RequestedTraining, helpers: Sequence[Helper]) -> Training:
     """Check the models and the memory that a request needs. Raises UsageError."""
     dataset, models = asked.dataset, math.ceil(asked.models / (1 + len(helpers)))
-    if asked.search:
-        with errors_of_space(asked.request):
-            parameters = check_corners(asked.candidates, asked.config, dataset)
-    else:
-        parameters = check_models(asked.configs, dataset)
+    parameters = check_candidates(asked.request, asked.candidates, asked.configs, dataset)
     execution = asked.request.model_copy(update={"workers": asked.workers})
     common = next(iter(asked.configs.values()))
     mode = choose_fold_mode(dataset, models, common, execution, parameters, 1 + len(helpers))
     return Training(asked, mode, helpers, check_initial(asked))
+
+
+def check_candidates(
+    request: TrainRequest,
+    candidates: Mapping[str, Mapping[str, Any]],
+    configs: Mapping[str, TrainConfig],
+    dataset: Dataset,
+) -> int:
+    """Check the models of a request's candidates, or of the ends of its search. Returns the number of parameters of the
+    largest one."""
+    if not request.search:
+        return check_models(configs, dataset)
+    with errors_of_space(request):
+        return check_corners(candidates, next(iter(configs.values())), dataset)
 
 
 def check_corners(candidates: Mapping[str, Mapping[str, Any]], common: TrainConfig, dataset: Dataset) -> int:

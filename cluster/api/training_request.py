@@ -116,11 +116,12 @@ def names_of(request: TrainRequest, root: Place, candidates: Collection[str]) ->
     """The names of the candidates that may have a folder. Raises ConflictError if the folder contains something else:
     a run, a grid or a search."""
     record = read_search(root)
-    if record and not request.search:
+    if request.search:  # whose claim checks the folder
+        return record.names().values() if record else candidates
+    if record:
         raise ConflictError(f"{root} is a search; go on with it by its --search, or choose another folder")
-    if record is None:
-        check_folder(root, () if request.search else candidates, "search" if request.search else "grid")
-    return record.names().values() if record else candidates
+    check_folder(root, candidates, "grid")
+    return candidates
 
 
 def wanted_search(asked: RequestedTraining) -> SearchRecord:

@@ -38,7 +38,7 @@ from ...training.stream.single import TrainStream
 from ..api.conversion import convert_sources
 from ..api.job_file import load_job_file, parse_job
 from ..api.split import split_of
-from ..api.training import check_corners, check_models
+from ..api.training import check_candidates
 from ..api.training_request import (
     callback_factories,
     candidates_of,
@@ -226,10 +226,7 @@ def measure_training(
     workers = request.workers or shares_of(0)
     common = common_config(request, dataset, split, lane_count(workers), workers)
     configs = configure(candidates, common)
-    if request.search:
-        parameters = check_corners(candidates, next(iter(configs.values())), dataset)
-    else:
-        parameters = check_models(configs, dataset)
+    parameters = check_candidates(request, candidates, configs, dataset)
     count = search_of(request).total if request.search else len(candidates)  # as if none of a search was stopped
     passes = epoch_passes(split, common.refit, count)
     fused = request.fold_mode != "runs"

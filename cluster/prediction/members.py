@@ -108,35 +108,29 @@ def _below(place: Place, job: RunJob) -> tuple[Members, ...]:
 
 def _member(ensemble: Place, stored: dict[str, Any]) -> RunFolder:
     """The run of a member, which must be the one whose predictions were weighted."""
-    place = locate(stored["run"])
     remedy = f"restore it, or make {ensemble} again in another folder"
-    try:
-        run, _ = read_run(place)
-    except ForeignError as error:
-        raise ForeignError(f"{ensemble}: its member {place} is gone ({error}); {remedy}") from None
-    if stamp_of(run) != stored["summary"]:
-        raise ConflictError(f"{ensemble}: its member {place} has been trained again since then; {remedy}")
-    return run
+    return _unchanged(stored["run"], stored["summary"], f"{ensemble}: its member", "then", remedy)
 
 
 def check_below(dataset: Dataset) -> None:
     """Raise ConflictError if a run whose predictions are features of a dataset was trained again, and ForeignError if
     one is gone: a model that is trained on them could not predict."""
     if stacked := dataset.schema.stacked:
-        remedy = "repeat the 'foldstream stack' command with --overwrite"
-        for place, stamp in zip(stacked.runs, stacked.stamps, strict=True):
-            try:
-                run, _ = read_run(locate(place))
-            except ForeignError as error:
-                raise ForeignError(
-                    f"{dataset.place}: the run {place}, whose predictions it has, is gone ({error}); restore the run, "
-                    f"or {remedy}"
-                ) from None
-            if stamp_of(run) != stamp:
-                raise ConflictError(
-                    f"{dataset.place}: the run {place} has been trained again since its predictions became features",
-                    remedy,
-                )
+        remedy = "restore it, or repeat the 'foldstream stack' command with --overwrite"
+        for run, stamp in zip(stacked.runs, stacked.stamps, strict=True):
+            _unchanged(run, stamp, f"{dataset.place}: the run", "its predictions became features", remedy)
+
+
+def _unchanged(run: str, stamp: str, what: str, since: str, remedy: str) -> RunFolder:
+    """The run at a place, which must still have this stamp."""
+    place = locate(run)
+    try:
+        found, _ = read_run(place)
+    except ForeignError as error:
+        raise ForeignError(f"{what} {place} is gone ({error}); {remedy}") from None
+    if stamp_of(found) != stamp:
+        raise ConflictError(f"{what} {place} has been trained again since {since}", remedy)
+    return found
 
 
 def stamp_of(run: RunFolder) -> str:

@@ -42,21 +42,21 @@ def candidate_folder(root: Place, name: str) -> RunFolder:
 
 def check_folder(root: Place, names: Collection[str], what: str) -> None:
     """Raise ConflictError unless candidates of these names may have their runs in a folder: it is empty, or contains
-    runs of such candidates only. `what` is what is to be started."""
+    runs of such candidates only. `what` is what is to be started. A single run claims its folder by itself, unless that
+    is the folder of a grid."""
     there = {*(root / CANDIDATES).subfolders()}
     others = sorted(there - {candidate_folder(root, name).root.name for name in names if name})
-    if RunFolder(root).job.exists():
-        if [*names] != [""]:
-            raise ConflictError(f"{root} already contains a single run, not a {what}; choose another folder")
-    elif there and not others:
-        return
-    elif others:
+    if others:
         shown = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if others[4:] else "")
         raise ConflictError(
             f"{root} already contains a grid with other candidates ({shown}); choose another folder, or keep their "
             "values and add to them"
         )
-    elif any(not name.startswith(".") for name in root.names()) and [*names] != [""]:
+    if there or [*names] == [""]:
+        return
+    if RunFolder(root).job.exists():
+        raise ConflictError(f"{root} already contains a single run, not a {what}; choose another folder")
+    if any(not name.startswith(".") for name in root.names()):
         raise ConflictError(f"{root} already contains something that is not a {what}; choose another folder")
 
 

@@ -14,7 +14,7 @@ from ...storage.places.locate import locate
 from ..target.beside import encode_beside, encode_texts, side_columns, unit_of
 from ..target.labels import TextFindings, choose_labels, class_codes
 from .sources.find import open_source
-from .sources.found import Source
+from .sources.found import Source, in_arrow
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,8 @@ def column_of(source: Source, path: str) -> np.ndarray | pa.Array:
 def named_columns(path: str, values: np.ndarray | pa.Array, rows: int, option: str) -> dict[str, pa.Array]:
     """Values as columns of texts or timestamps: one, which is called by the last part of the path, or several for an
     array of two dimensions. Raises UsageError for other shapes, and for what is neither numbers, text nor dates."""
-    name, what = (
-        path.rpartition(":")[2].rpartition("/")[2].removesuffix(".npy").removesuffix(".npz"),
-        f"{option} {path}",
-    )
+    name = path.rpartition(":")[2].rpartition("/")[2].removesuffix(".npy").removesuffix(".npz")
+    what = f"{option} {path}"
     if isinstance(values, np.ndarray) and not values.ndim:
         raise UsageError(f"{what} is a single value, but the features have {rows:,} rows; name a column")
     if len(values) != rows:
@@ -136,7 +134,7 @@ def named_columns(path: str, values: np.ndarray | pa.Array, rows: int, option: s
 def as_texts(values: np.ndarray | pa.Array, what: str) -> pa.Array:
     """A column as text, or as timestamps; missing values are null. Raises UsageError for values that are neither."""
     try:
-        found = _in_arrow(values) if isinstance(values, np.ndarray) else values
+        found = in_arrow(values) if isinstance(values, np.ndarray) else values
         if isinstance(found, pa.ChunkedArray):
             found = found.combine_chunks()
         if pa.types.is_dictionary(found.type):
@@ -154,20 +152,6 @@ def as_texts(values: np.ndarray | pa.Array, what: str) -> pa.Array:
             f"{what} has values of type {kind}, which are neither numbers, text nor dates; name another column, or "
             "store it as one of these"
         ) from None
-
-
-def _in_arrow(values: np.ndarray) -> pa.Array:
-    if values.dtype.kind == "f":
-        values = values.astype(np.float64)  # whose text says the same number
-    if values.dtype.kind == "S":
-        values = np.char.decode(values, "utf-8")
-    if values.dtype.kind == "T":  # NumPy's strings of any length, which Zarr gives
-        values = values.astype(object)
-    if values.dtype.kind == "M" and np.datetime_data(values.dtype)[0] in ("Y", "M", "W", "h", "m"):
-        values = values.astype("datetime64[s]")  # Arrow has no such units
-    if values.dtype.kind == "O":
-        values = np.array([one.decode() if isinstance(one, bytes) else one for one in values], object)
-    return pa.array(values.astype(values.dtype.newbyteorder("=")), from_pandas=True)
 
 
 def _written(values: pa.Array) -> pa.Array:

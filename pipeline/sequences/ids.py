@@ -110,7 +110,7 @@ def is_list_of_ids(kind: pa.DataType) -> bool:
 
 def check_tokens(path: str, column: str, kind: pa.DataType) -> None:
     """Raise UsageError for a column of lists that are no token ids."""
-    if not is_list_of_ids(kind) and (pa.types.is_nested(kind) or pa.types.is_fixed_size_list(kind)):
+    if pa.types.is_nested(kind) and not is_list_of_ids(kind):
         raise UsageError(
             f"--tokens {column}: in {path}, the column has the type {kind}, but token ids are lists of whole numbers; "
             "store them as integers, or write texts and name a function that makes ids of them with --tokenizer"

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from ....storage.errors import UsageError
 from ....storage.foreign.format import Chunked, Sparse
-from .found import FileList, FoundArray, Source, single, unknown, value_dtype
+from .found import FileList, FoundArray, Source, in_arrow, single, unknown, value_dtype
 
 MATRICES = ("X", "layers", "obsm", "raw")
 COLUMNS = "obs"
@@ -22,6 +22,8 @@ PARTS = (("data", "indices", "indptr"), ("codes", "categories"), ("values", "mas
 
 class Nodes(Source, Protocol):
     """A file or store with groups and arrays."""
+
+    def column(self, path: str) -> np.ndarray: ...
 
     def attributes(self, path: str) -> Mapping[str, Any]: ...
 
@@ -63,9 +65,7 @@ class AnnData:
         path = single(paths, self.place)
         if path not in self.names():
             raise unknown(path, self.place, self.names())
-        names = (
-            tuple(map(str, pa.array(self._names_of_columns()).to_pylist())) if path.startswith(("X", "layers/")) else ()
-        )
+        names = tuple(map(str, self._names_of_columns())) if path.startswith(("X", "layers/")) else ()
         if path in self._stored:
             found = self.nodes.find(paths, sample_dim, files)
             return FoundArray(
@@ -94,26 +94,26 @@ class AnnData:
         rows, width = (int(one) for one in shape)
         return rows, width
 
-    def _names_of_columns(self) -> Any:
+    def _names_of_columns(self) -> Sequence[Any]:
         """The names of the variables, if there are some."""
         if "var" in self._stored:
             table = self.nodes.column("var")
-            return _texts(table["index"]) if "index" in (table.dtype.names or ()) else []
+            return in_arrow(table["index"]).to_pylist() if "index" in (table.dtype.names or ()) else []
         index = str(self.nodes.attributes("var").get("_index", "_index"))
-        return _texts(np.asarray(self.nodes.column(f"var/{index}"))) if f"var/{index}" in self._stored else []
+        return in_arrow(self.nodes.column(f"var/{index}")).to_pylist() if f"var/{index}" in self._stored else []
 
     def column(self, path: str) -> np.ndarray | pa.Array:
         if f"{path}/codes" in self._stored:
             return _categories(self.nodes.column(f"{path}/codes"), self.nodes.column(f"{path}/categories"))
         if f"{path}/mask" in self._stored and f"{path}/values" in self._stored:
-            values = pa.array(_texts(np.asarray(self.nodes.column(f"{path}/values"))))
+            values = in_arrow(self.nodes.column(f"{path}/values"))
             return pc.if_else(pa.array(np.asarray(self.nodes.column(f"{path}/mask"), bool)), None, values)
         folder, _, name = path.rpartition("/")
         if folder == COLUMNS and isinstance(self._table, np.ndarray) and name in (self._table.dtype.names or ()):
             values = self._table[name]
             if f"uns/{name}_categories" in self._stored:
                 return _categories(values, self.nodes.column(f"uns/{name}_categories"))
-            return _texts(values)
+            return values
         if f"{COLUMNS}/__categories/{name}" in self._stored and folder == COLUMNS:
             return _categories(self.nodes.column(path), self.nodes.column(f"{COLUMNS}/__categories/{name}"))
         if path not in self.names():
@@ -135,15 +135,7 @@ class AnnData:
         return rows
 
 
-def _categories(codes: np.ndarray | pa.Array, names: np.ndarray | pa.Array) -> pa.Array:
+def _categories(codes: np.ndarray, names: np.ndarray) -> pa.Array:
     """The category of each row; null where the code is -1."""
-    codes = np.asarray(codes).astype(np.int64)
-    texts = pa.array(_texts(names) if isinstance(names, np.ndarray) else names)
-    return texts.take(pa.array(codes, mask=codes < 0))
-
-
-def _texts(values: np.ndarray) -> np.ndarray | pa.Array:
-    """A column whose texts may be bytes."""
-    if values.dtype.kind == "O":
-        return pa.array([one.decode() if isinstance(one, bytes) else one for one in values])
-    return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+    codes = codes.astype(np.int64)
+    return in_arrow(names).take(pa.array(codes, mask=codes < 0))

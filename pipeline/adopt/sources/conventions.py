@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from ....storage.foreign.chunks import unpack
 from ....storage.foreign.format import Packing
@@ -56,6 +55,8 @@ def with_times(values: np.ndarray, attributes: Mapping[str, Any]) -> np.ndarray:
     said = SINCE.fullmatch(_text(attributes.get("units", "")).lower())
     if not said or values.dtype.kind not in "iuf" or _text(attributes.get("calendar", CALENDARS[0])) not in CALENDARS:
         return values
+    import pandas as pd  # only for times
+
     start = pd.to_datetime(said[2], utc=True, errors="coerce").tz_localize(None)
     if start is pd.NaT or start < GREGORIAN:
         return values

@@ -122,6 +122,21 @@ def single(paths: Sequence[str], place: Place) -> str:
     return paths[0]
 
 
+def in_arrow(values: np.ndarray) -> pa.Array:
+    """A column of numbers, dates or texts, which may be bytes in UTF-8; NaN and NaT are null."""
+    if values.dtype.kind == "f":
+        values = values.astype(np.float64)  # whose text says the same number
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8")
+    if values.dtype.kind == "T":  # NumPy's strings of any length, which Zarr gives
+        values = values.astype(object)
+    if values.dtype.kind == "M" and np.datetime_data(values.dtype)[0] in ("Y", "M", "W", "h", "m"):
+        values = values.astype("datetime64[s]")  # Arrow has no such units
+    if values.dtype.kind == "O":
+        values = np.array([one.decode() if isinstance(one, bytes) else one for one in values], object)
+    return pa.array(values.astype(values.dtype.newbyteorder("=")), from_pandas=True)
+
+
 def listed(names: Sequence[str], most: int = 12) -> str:
     """Names for a message, of which at most so many are shown."""
     shown = ", ".join(f"'{name}'" for name in names[:most])

@@ -66,24 +66,22 @@ def match_targets(images: ImageList, targets: ImageList, what: str) -> tuple[np.
     counts = pc.value_counts(own)
     twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     several = pc.is_in(stems, twice).to_numpy(zero_copy_only=False)
-    examples = _paths_of(targets, own, twice)
+    examples, absent = _paths_of(targets, own, twice), ABSENT.format(what)
     found = pc.index_in(stems, own).fill_null(-1).to_numpy().astype(np.int64)
     found[several] = -1
     missing = np.flatnonzero(found < 0).tolist()
     errors = {
-        number: SEVERAL.format(what, " and ".join(examples[stems[number].as_py()][:2]))
-        if several[number]
-        else ABSENT.format(what)
+        number: SEVERAL.format(what, " and ".join(examples[stems[number].as_py()][:2])) if several[number] else absent
         for number in missing
     }
     for number in np.flatnonzero(np.isin(found, list(targets.errors))).tolist():
         errors[number] = f"its {what}: {targets.errors[int(found[number])]}"
     if len(errors) == len(images):
-        image, first = images.table["path"][0].as_py(), targets.table["path"][0].as_py()
-        reason = f"the first image is called '{image}', the first {what} '{first}'"
-        if {*errors.values()} != {ABSENT.format(what)}:
-            number = next(number for number in sorted(errors) if errors[number] != ABSENT.format(what))
-            reason = f"e.g. {images.table['path'][number].as_py()}: {errors[number]}"
+        number = next((number for number in sorted(errors) if errors[number] != absent), 0)
+        image, first = images.table["path"][number].as_py(), targets.table["path"][0].as_py()
+        reason = f"e.g. {image}: {errors[number]}"
+        if errors[number] == absent:  # as all others are
+            reason = f"the first image is called '{image}', the first {what} '{first}'"
         raise SourceError(
             f"none of the {len(images):,} images has a valid {what}: {reason}; each image needs one {what}, with the "
             "path of the image and any suffix"
