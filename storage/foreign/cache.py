@@ -1,4 +1,4 @@
-"""Decoded chunks in memory, for chunks of which several blocks take a part."""
+"""Memory of the readers: decoded chunks, for those of which several blocks take a part, and stored ones."""
 
 import threading
 from collections import OrderedDict
@@ -52,3 +52,16 @@ class DecodedChunks:
             if key in self._sizes:
                 self._held -= self._sizes.pop(key)
                 del self._chunks[key]
+
+
+class LocalMemory(threading.local):
+    """Of each thread: reusable memory for a stored chunk, and the number of stored bytes read so far."""
+
+    def __init__(self) -> None:
+        self.bytes_read = 0
+        self._memory = np.empty(0, np.uint8)
+
+    def memory(self, size: int) -> np.ndarray:
+        if len(self._memory) < size:
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +13,7 @@ import numpy as np
 from isal import igzip_lib
 
 from ..errors import DamagedError
-from .cache import DecodedChunks
+from .cache import DecodedChunks, LocalMemory
 from .codecs import decoder
 from .files import ForeignFiles
 from .format import NOWHERE, Chunked, Packing
@@ -49,7 +48,7 @@ class ChunkReader:
         self._to_rows = _rows_first(self._axes, array.axis)
         self._decode = decoder(array.codecs) if array.codecs else None
         self._divisible = is_divisible(array)
-        self._local = _Local()
+        self._local = LocalMemory()
 
     def read(self, start: int, stop: int, out: np.ndarray) -> int:
         """Read the rows `start` to `stop` into `out`, (rows, *row_shape) of any dtype. Returns the number of stored
@@ -208,16 +207,3 @@ def unpack(stored: np.ndarray, packing: Packing | None, out: np.ndarray) -> None
     if packing.offset is not None:
         values += packing.offset
     out[...] = values
-
-
-class _Local(threading.local):
-    """Of each thread: reusable memory for a stored chunk, and the number of stored bytes read so far."""
-
-    def __init__(self) -> None:
-        self.bytes_read = 0
-        self._memory = np.empty(0, np.uint8)
-
-    def memory(self, size: int) -> np.ndarray:
-        if len(self._memory) < size:
-            self._memory = np.empty(size, np.uint8)
-        return self._memory[:size]

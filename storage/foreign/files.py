@@ -46,10 +46,15 @@ class ForeignFiles:
             raise changed(opened.path)
         return found
 
+    def known(self, file: int) -> tuple[str, int, int]:
+        """The path of a file, and the size and the time of its last change that it had when it was adopted."""
+        size, mtime_ns = self._status[file].tolist()
+        return self.paths[file], size, mtime_ns
+
     def check(self, file: int) -> str:
         """The path of a file that is as it was. Raises DamagedError for others."""
-        path = self.paths[file]
-        check_unchanged(path, *self._status[file].tolist())
+        path, size, mtime_ns = self.known(file)
+        check_unchanged(path, size, mtime_ns)
         return path
 
 

@@ -1,9 +1,8 @@
-"""Rows of columns in Parquet and Arrow files, which Arrow reads one row group or record batch at a time, and in Lance
-datasets, which Lance reads in ranges of rows."""
+"""Rows of columns in Parquet and Arrow files, which are read one row group or record batch at a time, and in Lance
+datasets, which are read in ranges of rows."""
 
 from __future__ import annotations
 
-import threading
 import warnings
 from functools import lru_cache, partial
 from math import prod
@@ -13,7 +12,7 @@ import numpy as np
 
 from ..errors import DamagedError, UsageError
 from ..places.locate import locate
-from .cache import DecodedChunks
+from .cache import DecodedChunks, LocalMemory
 from .files import OPEN_FILES, ForeignFiles
 from .format import LANCE, Groups
 
@@ -23,7 +22,8 @@ class GroupReader:
 
     def __init__(self, name: str, array: Groups, files: ForeignFiles, cache: DecodedChunks) -> None:
         self.name, self.array, self.files, self.cache = name, array, files, cache
-        self._bounds, self._local = array.bounds, _Local()
+        self._bounds, self._local = array.bounds, LocalMemory()
+        self._for_arrow = set[int]()  # the groups with something that only Arrow can read
 
     def read(self, start: int, stop: int, out: np.ndarray) -> int:
         """Read the rows `start` to `stop` into `out`, (rows, *row_shape). Returns the number of stored bytes read."""
@@ -49,26 +49,39 @@ class GroupReader:
         return out
 
     def _decode(self, number: int, out: np.ndarray) -> None:
-        """Decode all rows of a group into `out`. Raises DamagedError if Arrow cannot read them."""
+        """Decode all rows of a group into `out`. Raises DamagedError if they cannot be read."""
         import pyarrow as pa
 
-        file, place, length = self.array.groups[number].tolist()
-        path = self.files.check(file)
-        self._local.bytes_read += length
+        path = self.files.paths[int(self.array.groups[number, 0])]
         try:
-            table = read_group(path, self.array.format, place, self.array.columns, len(out))
-            place_columns(table, self.array, out, int(self._bounds[number]))
+            if number in self._for_arrow or not self._decode_pages(number, out):
+                self._for_arrow.add(number)
+                self._decode_by_arrow(number, out)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DamagedError(
                 f"{path}: its rows cannot be read ({error}); fix or restore the file, and adopt it again"
             ) from None
+
+    def _decode_by_arrow(self, number: int, out: np.ndarray) -> None:
+        file, place, length = self.array.groups[number].tolist()
+        path = self.files.check(file)
+        self._local.bytes_read += length
+        table = read_group(path, self.array.format, place, self.array.columns, len(out))
+        place_columns(table, self.array, out, int(self._bounds[number]))
         self.files.check(file)
 
+    def _decode_pages(self, number: int, out: np.ndarray) -> bool:
+        """Decode all rows of a group of Parquet lists into `out` without Arrow. Returns False where only Arrow can."""
+        if self.array.format != "parquet" or len(self.array.columns) > 1 or not out.flags.c_contiguous:
+            return False
+        from .parquet import footer_of, place_lists
 
-class _Local(threading.local):
-    """Of each thread: the number of stored bytes read so far."""
-
-    bytes_read = 0
+        (file, place, _), column = self.array.groups[number].tolist(), self.array.columns[0]
+        chunk = footer_of(*self.files.known(file)).lists(place, column, out.ndim - 1, out.dtype.name)
+        if chunk is None:
+            return False
+        self._local.bytes_read += chunk.length
+        return place_lists(chunk, self.files.read(file, chunk.offset, self._local.memory(chunk.length)), out)
 
 
 def read_group(path: str, form: str, place: int, columns: tuple[str, ...], rows: int, whole: Any = None) -> Any:
@@ -82,7 +95,9 @@ def read_group(path: str, form: str, place: int, columns: tuple[str, ...], rows:
     if form == "parquet":
         from pyarrow import parquet
 
-        with parquet.ParquetFile(locate(path).file_argument(), metadata=footer(path)) as file:
+        from .parquet import footer
+
+        with parquet.ParquetFile(locate(path).file_argument(), metadata=footer(path).metadata) as file:
             return file.read_row_group(place, columns=list(columns), use_threads=False).select(list(columns))
     with pa.memory_map(path) if whole is None else pa.BufferReader(whole) as file:
         if form == "file":
@@ -108,18 +123,6 @@ def open_lance(root: str, version: int | None = None) -> Any:
 
 _opened_lance = lru_cache(OPEN_FILES)(open_lance)
 """Versions do not change, so they stay open."""
-
-
-@lru_cache(OPEN_FILES)
-def _described(path: str, size: int, mtime_ns: int) -> Any:
-    from pyarrow import parquet
-
-    return parquet.read_metadata(locate(path).file_argument())
-
-
-def footer(path: str) -> Any:
-    """The metadata of a Parquet file, which with many columns takes longer to read than a row group."""
-    return _described(path, *locate(path).describe())
 
 
 def place_columns(table: Any, array: Groups, out: np.ndarray, first: int = 0) -> None:

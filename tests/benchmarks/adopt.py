@@ -119,11 +119,12 @@ def table(lists: bool) -> pa.Table:
     return pa.table({**{f"pixel{number}": np.ascontiguousarray(column) for number, column in enumerate(x.T)}, "y": y})
 
 
-def parquet_folder(folder: Path, wheels: Path, lists: bool, group: int) -> Case:
+def parquet_folder(folder: Path, wheels: Path, lists: bool, compression: str = "snappy") -> Case:
     (folder / "digits").mkdir()
+    written = table(lists)
     for start in range(0, ROWS, ROWS // 4):
-        part = table(lists).slice(start, ROWS // 4)
-        parquet.write_table(part, folder / "digits" / f"{start:06}.parquet", row_group_size=group)
+        file = folder / "digits" / f"{start:06}.parquet"
+        parquet.write_table(written.slice(start, ROWS // 4), file, row_group_size=2_000, compression=compression)
     return folder / "digits", {"y": "y"}
 
 
@@ -161,8 +162,9 @@ CASES: dict[str, Write] = {
     ),
     "digits, HDF5": hdf5_file,
     "digits, HDF5, gzip": lambda folder, wheels: hdf5_file(folder, wheels, chunks=(2_000, 784), compression="gzip"),
-    "digits, Parquet, lists": lambda folder, wheels: parquet_folder(folder, wheels, True, 2_000),
-    "digits, Parquet, 784 columns": lambda folder, wheels: parquet_folder(folder, wheels, False, 2_000),
+    "digits, Parquet, lists": lambda folder, wheels: parquet_folder(folder, wheels, True, "none"),
+    "digits, Parquet, lists, Snappy": lambda folder, wheels: parquet_folder(folder, wheels, True),
+    "digits, Parquet, 784 columns, Snappy": lambda folder, wheels: parquet_folder(folder, wheels, False),
     "digits, Arrow, lists": arrow_file,
     "digits, Lance, lists": lance_dataset,
 }

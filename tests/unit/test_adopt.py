@@ -1,6 +1,7 @@
 """Arrays of every format become a dataset without a copy, and a copy of them has the same bits."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -21,6 +22,8 @@ from foldstream.pipeline.verify import find_damage
 from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, DamagedError, SourceError, UsageError
+from foldstream.storage.foreign import groups
+from foldstream.storage.foreign.parquet import footer_of
 from foldstream.storage.tasks import SerialExecutor
 from pyarrow import parquet
 
@@ -459,6 +462,38 @@ def test_large_columns_of_lists_are_checked_by_the_metadata(tmp_path: Path, monk
     parquet.write_table(pa.table({"x": balanced}), tmp_path / "t.parquet")
     with pytest.raises(DamagedError, match="row 1 has a list of length 1, but others of 2"):
         fs.adopt(tmp_path / "t.parquet", tmp_path / "out.zarr", progress=False)
+
+
+def test_only_lists_with_gaps_are_read_by_arrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pa.array(
+        [*FLAT[:150].tolist(), [None, *FLAT[150, 1:].tolist()], *FLAT[151:].tolist()], pa.list_(pa.float32())
+    )
+    parquet.write_table(pa.table({"x": rows, "y": Y}), tmp_path / "t.parquet", row_group_size=100)
+    dataset, by_arrow = adopted(tmp_path / "t.parquet", y="y"), list[int]()
+    values, read_group = FLAT.copy(), groups.read_group
+    values[150, 0] = np.nan
+
+    def counted(*of: Any) -> Any:
+        by_arrow.append(of[2])
+        return read_group(*of)
+
+    monkeypatch.setattr(groups, "read_group", counted)
+    np.testing.assert_array_equal(rows_of(dataset)["x"], values)
+    assert set(by_arrow) == {1}
+
+
+def test_a_footer_that_was_damaged_without_a_trace_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"x": lists(FLAT), "y": Y}), file)
+    dataset = adopted(file, y="y")
+    before = file.stat()
+    with file.open("r+b") as opened:
+        opened.seek(-200, 2)
+        opened.write(bytes(100))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    footer_of.cache_clear()
+    with pytest.raises(DamagedError, match=r"t.parquet: its rows cannot be read .*; fix or restore the file"):
+        rows_of(dataset)
 
 
 def test_single_values_are_neither_features_nor_columns(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from pyarrow import parquet
 
 from ....storage.errors import SourceError, UsageError, suggest
 from ....storage.foreign.format import Chunked, Groups
-from ....storage.foreign.groups import footer, is_list, lists, place_columns, read_group
+from ....storage.foreign.groups import is_list, lists, place_columns, read_group
+from ....storage.foreign.parquet import footer
 from ....storage.places.json_files import read_json
 from ....storage.places.place import Place
 from ...target.beside import folder_columns, index_of_frame
@@ -137,8 +138,8 @@ class TableFiles:
         """The number of values of a column of lists in a group, where metadata tells it."""
         if self._format != PARQUET:
             return None
-        leaf = next(number for path, number in self._leaves.items() if path.startswith(f"{name}."))
-        found: int = footer(str(group.file)).row_group(group.place).column(leaf).num_values
+        described = footer(str(group.file))
+        found: int = described.metadata.row_group(group.place).column(described.leaves[name]).num_values
         return found
 
     def _form(self, columns: Sequence[str], first: Group, where: str) -> tuple[tuple[int, ...], str]:
@@ -161,19 +162,13 @@ class TableFiles:
             return bool(self._read(name).null_count)
         for file in self._files:
             described = footer(str(file))
-            for group in range(described.num_row_groups):
-                found = described.row_group(group).column(self._leaves[name]).statistics
+            for group in range(described.metadata.num_row_groups):
+                found = described.metadata.row_group(group).column(described.leaves[name]).statistics
                 if found is None or not found.has_null_count:
                     return bool(self._read(name).null_count)
                 if found.null_count:
                     return True
         return False
-
-    @cached_property
-    def _leaves(self) -> Mapping[str, int]:
-        """The numbers of a Parquet file's columns of values, by their paths."""
-        described = footer(str(self._files[0]))
-        return {described.schema.column(number).path: number for number in range(described.num_columns)}
 
     def _in_memory_order(self, described: Groups, groups: Sequence[Group], files: FileList) -> Chunked | None:
         """Columns of uncompressed Arrow files as chunks, which need no Arrow to be read; None if they are no such."""
@@ -287,7 +282,7 @@ def _schema_of(file: Place, form: str) -> pa.Schema:
 
 def _groups_of(file: Place, form: str) -> Iterator[Group]:
     if form == PARQUET:
-        found = footer(str(file))
+        found = footer(str(file)).metadata
         for number in range(found.num_row_groups):
             group = found.row_group(number)
             yield Group(file, number, group.total_byte_size, group.num_rows)
