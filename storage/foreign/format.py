@@ -93,7 +93,7 @@ class Chunked:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Columns of Parquet or Arrow files (`format`: "parquet", "file" or "stream"), which Arrow reads, one row group or
+    """Columns of Parquet or Arrow files (`format`: "parquet", "file" or "stream"), which are read one row group or
     record batch at a time, or of a version of a Lance dataset ("lance:3"), which Lance reads in ranges of rows: one
     column of lists, or several of numbers, as `dtype`.
 
