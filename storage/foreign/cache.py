@@ -8,6 +8,7 @@ from concurrent.futures import Future
 import numpy as np
 
 CACHE_BYTES = 256 << 20
+REUSED_BYTES = 32 << 20
 
 
 class DecodedChunks:
@@ -55,13 +56,17 @@ class DecodedChunks:
 
 
 class LocalMemory(threading.local):
-    """Of each thread: reusable memory for a stored chunk, and the number of stored bytes read so far."""
+    """Of each thread: memory for a stored chunk, which is reused up to a size, and the number of stored bytes read so
+    far."""
 
     def __init__(self) -> None:
         self.bytes_read = 0
         self._memory = np.empty(0, np.uint8)
 
     def memory(self, size: int) -> np.ndarray:
+        """Memory of some bytes, (size,) uint8, valid until the thread's next call."""
+        if size > REUSED_BYTES:
+            return np.empty(size, np.uint8)
         if len(self._memory) < size:
             self._memory = np.empty(size, np.uint8)
         return self._memory[:size]

@@ -184,9 +184,7 @@ def _pages(chunk: ColumnChunk, stored: np.ndarray) -> Iterator[Page]:
             yield Page(kind, data, (*repetitions, *definitions, definitions[1], end, number, ENCODINGS[encoding]))
 
 
-def _second_version(
-    chunk: ColumnChunk, header: Mapping[int, Any], stored: np.ndarray, begin: int, end: int, size: int
-) -> Page:
+def _second_version(chunk: ColumnChunk, header: Any, stored: np.ndarray, begin: int, end: int, size: int) -> Page:
     """A page of the second version, whose levels are not compressed."""
     number, encoding, definitions, repetitions = integers(header, 1, 4, 5, 6)
     levels = repetitions + definitions

@@ -3,7 +3,6 @@
 Source: the specification "Thrift compact protocol encoding".
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
@@ -30,12 +29,14 @@ def read_struct(data: bytes | memoryview, at: int, depth: int = 0) -> tuple[dict
     return fields, at + 1
 
 
-def integers(fields: Mapping[int, Any], *numbers: int) -> list[int]:
-    """Fields of a structure that are integers or truth values. Raises ValueError for others, and those that lack."""
-    found = [fields.get(number) for number in numbers]
-    if not all(isinstance(one, int) for one in found):
-        raise ValueError(f"the fields {numbers} are not integers")
-    return found  # type: ignore[return-value]
+def integers(fields: Any, *numbers: int) -> list[int]:
+    """The fields of a structure that have these numbers. Raises ValueError for what is no structure, and for fields
+    that are missing, or are neither integers nor truth values."""
+    known = fields if isinstance(fields, dict) else {}
+    found = [known[number] for number in numbers if isinstance(known.get(number), int)]
+    if len(found) != len(numbers):
+        raise ValueError(f"not all fields {numbers} are integers")
+    return found
 
 
 def _value(data: bytes | memoryview, at: int, kind: int, depth: int) -> tuple[Any, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import foldstream as fs
 import numpy as np
 import obstore
+import pyarrow as pa
 import pytest
 import zarr
 from foldstream.cluster.api.predict import write_oof
@@ -13,6 +14,7 @@ from foldstream.storage.dataset import Dataset
 from foldstream.storage.errors import ConflictError, DamagedError, DatasetError, ForeignError, UsageError
 from foldstream.storage.places.block_cache import FOLDER
 from foldstream.storage.places.requests import open_store
+from pyarrow import parquet
 
 from ..object_store import ObjectServer, object_server
 
@@ -165,8 +167,10 @@ def test_arrays_in_a_bucket_are_adopted_in_place(server: ObjectServer, tmp_path:
     group.create_array("x", shape=x.shape, chunks=(50, 8), shards=(100, 8), dtype="float32")[...] = x
     group.create_array("y", shape=y.shape, chunks=(500,), dtype="int64")[...] = y
     np.savez_compressed(tmp_path / "store" / "b.npz", x=x, y=y)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), 8)
+    parquet.write_table(pa.table({"x": lists, "y": y}), tmp_path / "store" / "c.parquet", row_group_size=100)
     url = server.upload(tmp_path / "store", "store")
-    for name in ("a.zarr", "b.npz"):
+    for name in ("a.zarr", "b.npz", "c.parquet"):
         dataset = fs.adopt(f"{url}/{name}", f"{url}/{name}.adopted", y="y", progress=False)
         batches = list(fs.stream(dataset, batch_size=64))
         ids = np.concatenate([batch.id.numpy() for batch in batches])
