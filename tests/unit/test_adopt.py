@@ -464,6 +464,19 @@ def test_large_columns_of_lists_are_checked_by_the_metadata(tmp_path: Path, monk
         fs.adopt(tmp_path / "t.parquet", tmp_path / "out.zarr", progress=False)
 
 
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_tensors_have_the_shape_that_their_type_names(ending: str, tmp_path: Path) -> None:
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(X)
+    table = pa.table({"x": tensors, "y": Y})
+    if ending == "arrow":
+        write_arrow(tmp_path / "t.arrow", table)
+    else:
+        parquet.write_table(table, tmp_path / "t.parquet", row_group_size=100)
+    dataset = adopted(tmp_path / f"t.{ending}", y="y")
+    assert dataset.schema.sample_shape == X.shape[1:]
+    assert rows_of(dataset)["x"].tobytes() == X.tobytes()
+
+
 def test_only_lists_with_gaps_are_read_by_arrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = pa.array(
         [*FLAT[:150].tolist(), [None, *FLAT[150, 1:].tolist()], *FLAT[151:].tolist()], pa.list_(pa.float32())

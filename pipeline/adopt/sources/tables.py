@@ -98,13 +98,15 @@ class TableFiles:
         groups = self._groups
         bounds = np.cumsum([0, *(group.rows for group in groups)], dtype=np.int64)
         row_shape, dtype = self._form(columns, groups[0], where)
-        if is_list(self._schema.field(columns[0]).type):
+        kind = self._schema.field(columns[0]).type
+        if is_list(kind):
             self._check_lists(columns[0], row_shape, where)
         places = np.array([(files.add(one.file), one.place, one.length) for one in groups], np.int64)
         described = Groups(self._format, columns, row_shape, dtype, places, bounds)
         names = columns if len(columns) > 1 or row_shape == (1,) else ()
         chunked = self._in_memory_order(described, groups, files)
-        return FoundArray(", ".join(paths), int(bounds[-1]), row_shape, dtype, chunked or described, names)
+        shape = _tensor_shape(kind) or row_shape
+        return FoundArray(", ".join(paths), int(bounds[-1]), shape, dtype, chunked or described, names)
 
     def _check_name(self, name: str) -> None:
         """Raise UsageError for a column that does not exist, and for one of several with this name."""
@@ -322,6 +324,15 @@ def _list_shape(column: Any, where: str) -> tuple[int, ...]:
         shape.append(lengths.pop())
         values = values.flatten()
     return tuple(shape)
+
+
+def _tensor_shape(kind: pa.DataType) -> tuple[int, ...]:
+    """The shape that the type of a column of tensors names, whose lists are flat; empty for other columns, and for
+    tensors whose axes are in another order than their names."""
+    if not isinstance(kind, pa.FixedShapeTensorType):
+        return ()
+    axes = list(range(len(kind.shape)))
+    return tuple(kind.shape) if (kind.permutation or axes) == axes else ()
 
 
 def _is_number(kind: pa.DataType) -> bool:
