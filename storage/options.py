@@ -131,9 +131,10 @@ def explain(error: ValidationError, kind: type[Options], name: Callable[[str], s
         return f"{called.removesuffix(' =')} is not an option{nearest(field, kind.model_fields)}"
     value = errors[0]["input"]
     choices = choices_of(kind.model_fields[field].annotation) if field in kind.model_fields else ()
-    if choices and isinstance(value, str):
-        return f"{called.removesuffix('=').rstrip()} '{value}' is not valid{nearest(value, choices)}"
     in_file = called.endswith(" =")
+    if choices and isinstance(value, str):
+        given = f"{called}{value}" if called.endswith("=") and not in_file else f"{called.removesuffix(' =')} '{value}'"
+        return f"{given} is not valid{nearest(value, choices)}"
     shown = value if isinstance(value, str) and value and not in_file else repr(value)
     separator = "" if called.endswith("=") and not in_file else " "
     return f"{called}{separator}{shown}: {reason_of([one for one in errors if one['loc'][:depth] == place[:depth]])}"

@@ -141,7 +141,8 @@ def _check_monitor(config: TrainConfig, scoring: Scoring) -> None:
 
 def ranking_metrics(schema: Schema, configs: Sequence[TrainConfig]) -> dict[str, bool]:
     """The out-of-fold metrics by which candidates are ranked, and whether their higher values are better: the monitored
-    one, or else accuracy and loss; for a regression the loss, unless candidates measure it in different ways."""
+    one, or else accuracy and loss; for a regression the loss, or R² if candidates measure it in different ways, or if
+    it adds up several targets, whose units differ."""
     monitor = configs[0].monitor
     if monitor != "auto":
         return {monitor: scoring_of(schema, configs[0]).higher_is_better(monitor)}
@@ -150,7 +151,7 @@ def ranking_metrics(schema: Schema, configs: Sequence[TrainConfig]) -> dict[str,
     if schema.task == "segmentation":
         return {"mean_iou": True}
     measures = {measure_of(schema, config.recipe) for config in configs}
-    return {"loss": False} if len(measures) == 1 else {"r2": True}
+    return {"loss": False} if len(measures) == 1 and len(schema.labels) <= 1 else {"r2": True}
 
 
 def _check_recipe(recipe: Recipe, task: str) -> None:

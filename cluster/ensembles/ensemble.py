@@ -59,8 +59,8 @@ def make_ensemble(request: EnsembleRequest, session: Session) -> dict[str, Any]:
 
 def weighting_of(request: EnsembleRequest, members: Sequence[Candidate], scoring: Scoring) -> Weighting:
     """How the weights of a request are found: greedy selection is by the given metric, or what the first run
-    monitors, or else the loss; for several regression targets by the mean of their R², as their units differ. Raises
-    UsageError for a metric that there is not, and for one that the method does not use."""
+    monitors, or else the loss, or R² for runs that are ranked by it. Raises UsageError for a metric that there is not,
+    and for one that the method does not use."""
     if request.metric and request.method != "greedy":
         raise UsageError(
             f"--metric {request.metric}: only --method greedy selects by a metric, not {request.method}; remove it"
@@ -70,12 +70,6 @@ def weighting_of(request: EnsembleRequest, members: Sequence[Candidate], scoring
     ranked = ranking_metrics(scoring.schema, [member.job.config for member in members])
     # A loss sees every probability; selection by accuracy follows single rows.
     metrics = {"loss": False} if "loss" in ranked else ranked
-    if (
-        scoring.schema.task == "regression"
-        and len(scoring.schema.labels) > 1
-        and members[0].job.config.monitor == "auto"
-    ):
-        metrics = {"r2": True}
     if request.metric:
         check_choice("--metric", request.metric, known)
         metrics = {request.metric: scoring.higher_is_better(request.metric)}

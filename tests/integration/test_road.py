@@ -285,6 +285,7 @@ def test_a_regression_on_two_labels_learns_and_scores_in_their_units(dask_client
         (["train", "{data}", "run", "--split", "stratifed"], "did you mean 'stratified'?"),
         (["train", "{data}", "run", "--set", "lrr=1"], "did you mean 'lr'?"),
         (["train", "{data}", "run", "--set", "lr=fast"], "--set lr=fast: must be a number"),
+        (["train", "{data}", "run", "--set", "precision=float8"], "--set precision=float8 is not valid: did you mean"),
         (["train", "{data}", "run", "--batch-size", "3", "--workers", "4"], "use --batch-size 4 or more"),
         (["train", "{data}", "run", "--memory", "100KB"], "smaller --window"),
         (["train", "{data}", "run", "--fold-mode", "fussed"], "did you mean 'fused'?"),

@@ -249,6 +249,19 @@ def test_the_monitored_metric_stops_early_and_keeps_the_best_weights(write_csv: 
     assert [model["scores"]["f1"] for model in held_out] == pytest.approx([fold["f1"] for fold in summary["folds"]])
 
 
+def test_candidates_for_several_targets_are_ranked_whatever_their_units(write_csv: WriteCsv, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    lines = [f"{x:.3f},{x + e / 9:.3f},{10_000 * n:.0f}" for x, e, n in zip(*draw.normal(0, 1, (3, 200)), strict=True)]
+    convert_file(write_csv("x,small,noise\n" + "\n".join(lines) + "\n"), tmp_path / "data", ("small", "noise"))
+    settings = {"hidden": 16, "lr": [1e-9, 0.05]}
+    options: dict[str, Any] = {"model": "mlp", "folds": 2, "epochs": 8, "batch_size": 16, "settings": settings}
+    grid = fs.train(tmp_path / "data", tmp_path / "run", workers=0, **options).summary
+    untrained, trained = (one["out_of_fold"] for one in grid["candidates"])
+    assert untrained["loss"] < trained["loss"]  # which is that of the noise
+    assert untrained["r2/small"] < trained["r2/small"]
+    assert (grid["metric"], grid["best"]) == ("r2", grid["candidates"][1]["name"])
+
+
 def test_candidates_with_other_losses_are_ranked_by_a_metric_of_all(write_csv: WriteCsv, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     lines = [f"{x:.3f},{100 * x + e:.3f}" for x, e in zip(*draw.normal(0, 1, (2, 200)), strict=True)]

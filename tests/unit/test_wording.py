@@ -31,6 +31,7 @@ from foldstream.storage.errors import UsageError
         ("drop the column with --ignore 'a b'", "drop the column with ignore='a b'"),
         ("convert it with --weight COLUMN", "convert it with weight=COLUMN"),
         ("--set stack=true computes all folds as one", 'settings={"stack": True} computes all folds as one'),
+        ("--set precision=float8 is not valid", 'settings={"precision": "float8"} is not valid'),
         ("--set: the grid has too many", "settings: the grid has too many"),
         ("use --encoding latin-1", 'use csv={"encoding": "latin-1"}'),
         ("--model mlp takes no columns", 'model="mlp" takes no columns'),
