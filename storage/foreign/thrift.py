@@ -5,7 +5,7 @@ Source: the specification "Thrift compact protocol encoding".
 
 from typing import Any
 
-TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
+TRUE, FALSE, BYTE, DOUBLE, BINARY, STRUCT = 1, 2, 3, 7, 8, 12
 INTEGERS = (4, 5, 6)
 DEEPEST = 8  # structures in one another
 LONGEST_SHIFT = 56  # of the last seven bits of an integer, so that it has 63 at most
