@@ -94,7 +94,7 @@ def _place_entries(data: np.ndarray, dictionary: np.ndarray, entries: int, out: 
         header, byte = _header(data, byte)
         count = header >> ONE
         if not header & ONE:
-            if byte > stop or value_bytes > stop - byte:
+            if byte > stop or value_bytes > stop - byte or not count:
                 return False
             if bits <= EIGHT:  # without a call
                 index = np.uint64(data[byte]) if bits else ZERO
@@ -113,7 +113,7 @@ def _place_entries(data: np.ndarray, dictionary: np.ndarray, entries: int, out: 
             at, byte = to, byte + value_bytes
             continue
         used = count * bits
-        if byte > stop or used > stop - byte or count > (end - at + SEVEN) >> THREE:
+        if byte > stop or used > stop - byte or not 0 < count <= (end - at + SEVEN) >> THREE:
             return False
         to, after = min(at + count * EIGHT, end), byte + used
         if whole and to + EIGHT <= end and after + EIGHT <= stop:
@@ -153,7 +153,7 @@ def _are_levels(data: np.ndarray, level: int, sizes: np.ndarray, first: int, cou
         header, byte = _header(data, byte)
         packed, values = header & ONE, header >> ONE
         used = values * bits if packed else (bits + SEVEN) >> THREE
-        if byte > stop or used > stop - byte:
+        if byte > stop or used > stop - byte or not values:
             return False
         run_end, number = min(at + (values * EIGHT if packed else values), end), ZERO
         word = ZERO if packed else np.uint64(data[byte])

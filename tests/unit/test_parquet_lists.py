@@ -162,18 +162,30 @@ def test_types_that_are_stored_in_another_way_are_left_to_arrow(kind: pa.DataTyp
         assert decoded(written(tmp_path, column), np.zeros((20, 2), dtype)) is None
 
 
+GROUP, ONE_LIST = 1 << 1 | 1, 0b11111110  # eight packed values, and the levels of a list of eight
+
+
+def place_eight(indices: bytes, out: np.ndarray) -> int:
+    """Decode a page of one list, whose indices of eight bits are given as stored, into `out`."""
+    data = np.frombuffer(bytes([GROUP, ONE_LIST, 8, *indices, *[99] * 30]), np.uint8)
+    pages = np.array([(0, 2, 2, 2, 2, len(data), 8, DICTIONARY)])
+    column = Column(repetition=1, definition=0, value_bytes=4, entries=256)
+    return place_pages(data, pages, column, np.array([8], np.uint64), np.arange(256).astype(np.uint8), out, 0)
+
+
 def test_nothing_is_written_beside_the_values() -> None:
     """Groups are decoded in pairs, but the last one may have no second one."""
-    group, one_list, indices = 1 << 1 | 1, 0b11111110, np.arange(8)
-    data = np.frombuffer(bytes([group, one_list, 8, group, *indices, *[99] * 30]), np.uint8)
-    pages = np.array([(0, 2, 2, 2, 2, len(data), len(indices), DICTIONARY)])
-    out, dictionary = np.full(20, 7, np.uint8), np.arange(256).astype(np.uint8)
-    column = Column(repetition=1, definition=0, value_bytes=4, entries=256)
-    assert place_pages(data, pages, column, np.array([8], np.uint64), dictionary, out[:8], 0) == 8
-    assert out.tolist() == [*indices, *[7] * 12]
+    out = np.full(20, 7, np.uint8)
+    assert place_eight(bytes([GROUP, *range(8)]), out[:8]) == 8
+    assert out.tolist() == [*range(8), *[7] * 12]
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.parametrize("nothing", [[0, 5], [1]], ids=["a run", "groups"])
+def test_runs_of_no_values_are_left_to_arrow(nothing: list[int]) -> None:
+    assert place_eight(bytes([*nothing, GROUP, *range(8)]), np.zeros(8, np.uint8)) == -1
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(data=st.data())
 @pytest.mark.parametrize("distinct", [100, 200, 300])
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
