@@ -132,11 +132,11 @@ def explain(error: ValidationError, kind: type[Options], name: Callable[[str], s
     value = errors[0]["input"]
     choices = choices_of(kind.model_fields[field].annotation) if field in kind.model_fields else ()
     in_file = called.endswith(" =")
+    separator = "" if called.endswith("=") and not in_file else " "  # as in --set lr=0.1
     if choices and isinstance(value, str):
-        given = f"{called}{value}" if called.endswith("=") and not in_file else f"{called.removesuffix(' =')} '{value}'"
+        given = f"{called.removesuffix(' =')} '{value}'" if separator else f"{called}{value}"
         return f"{given} is not valid{nearest(value, choices)}"
     shown = value if isinstance(value, str) and value and not in_file else repr(value)
-    separator = "" if called.endswith("=") and not in_file else " "
     return f"{called}{separator}{shown}: {reason_of([one for one in errors if one['loc'][:depth] == place[:depth]])}"
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 import numpy as np
 
 CACHE_BYTES = 256 << 20
-REUSED_BYTES = 32 << 20
+REUSED_BYTES = 32 << 20  # of stored chunks that a thread keeps memory for
 
 
 class DecodedChunks:

@@ -27,8 +27,7 @@ class ForeignFiles:
     """The files of foreign arrays, of which the last used ones stay open."""
 
     def __init__(self, foreign: Foreign) -> None:
-        self.paths = foreign.files
-        self._status = foreign.status
+        self.paths, self.known = foreign.files, foreign.known
         self._opened = lru_cache(OPEN_FILES)(_Opener(foreign))
 
     def read(self, file: int, offset: int, memory: np.ndarray) -> bytes | np.ndarray:
@@ -46,11 +45,6 @@ class ForeignFiles:
             raise changed(opened.path)
         return found
 
-    def known(self, file: int) -> tuple[str, int, int]:
-        """The path of a file, and the size and the time of its last change that it had when it was adopted."""
-        size, mtime_ns = self._status[file].tolist()
-        return self.paths[file], size, mtime_ns
-
     def check(self, file: int) -> str:
         """The path of a file that is as it was. Raises DamagedError for others."""
         path, size, mtime_ns = self.known(file)
@@ -62,10 +56,10 @@ class _Opener:
     """Opens files, without a reference to who keeps them open."""
 
     def __init__(self, foreign: Foreign) -> None:
-        self.paths, self.status = foreign.files, foreign.status
+        self.known = foreign.known
 
     def __call__(self, file: int) -> _Opened:
-        path, (size, mtime_ns) = self.paths[file], self.status[file].tolist()
+        path, size, mtime_ns = self.known(file)
         check_unchanged(path, size, mtime_ns)
         return _Opened(path, size, mtime_ns, locate(path).open_ranges(size))
 

@@ -201,6 +201,11 @@ class Foreign:
         """The size of all files."""
         return int(self.status[:, 0].sum())
 
+    def known(self, file: int) -> tuple[str, int, int]:
+        """The path of a file, and the size and the time of its last change that it had when it was adopted."""
+        size, mtime_ns = self.status[file].tolist()
+        return self.files[file], size, mtime_ns
+
     def facts(self) -> dict[str, Any]:
         """A summary as JSON: the first file and the number of files, their size, and whether they were hashed."""
         hashed = len(self.hashes) > 0

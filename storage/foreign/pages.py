@@ -124,17 +124,13 @@ def _place_entries(data: np.ndarray, dictionary: np.ndarray, entries: int, out: 
                     wrong |= _overflows(_word(data, byte), beyond)
                     wrong |= _overflows(_word(data, byte + EIGHT), beyond) if at + EIGHT < to else ZERO
                 at, byte = at + PAIR, byte + PAIR
-        elif after + EIGHT <= stop:
+        else:
+            has_words = after + EIGHT <= stop  # then no call is needed
             for number in range(to - at):
                 bit = np.uint64(number) * bits
-                index = (_word(data, byte + (bit >> THREE)) >> (bit & SEVEN)) & mask
-                largest = max(largest, index)
-                out[at + np.uint64(number)] = dictionary[min(index, known - ONE)]
-        else:
-            for number in range(to - at):
-                index = _packed(data, byte, np.uint64(number) * bits) & mask
-                largest = max(largest, index)
-                out[at + np.uint64(number)] = dictionary[min(index, known - ONE)]
+                word = _word(data, byte + (bit >> THREE)) >> (bit & SEVEN) if has_words else _packed(data, byte, bit)
+                largest = max(largest, word & mask)
+                out[at + np.uint64(number)] = dictionary[min(word & mask, known - ONE)]
         at, byte = to, after
     return bool(largest < known and not wrong & HIGH_BITS)
 

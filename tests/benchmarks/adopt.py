@@ -162,7 +162,7 @@ CASES: dict[str, Write] = {
     ),
     "digits, HDF5": hdf5_file,
     "digits, HDF5, gzip": lambda folder, wheels: hdf5_file(folder, wheels, chunks=(2_000, 784), compression="gzip"),
-    "digits, Parquet, lists": lambda folder, wheels: parquet_folder(folder, wheels, True, "none"),
+    "digits, Parquet, lists, uncompressed": lambda folder, wheels: parquet_folder(folder, wheels, True, "none"),
     "digits, Parquet, lists, Snappy": lambda folder, wheels: parquet_folder(folder, wheels, True),
     "digits, Parquet, 784 columns, Snappy": lambda folder, wheels: parquet_folder(folder, wheels, False),
     "digits, Arrow, lists": arrow_file,
