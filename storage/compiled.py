@@ -3,7 +3,9 @@
 Compiled code is cached next to its source or in the user's cache, so that only the very first process compiles it.
 """
 
+import ctypes
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 from llvmlite import ir
@@ -28,6 +30,28 @@ def load_numba() -> None:
     """Load what numba needs before it runs a first function, half a second, which the first batch would wait for."""
     cpu_target.typing_context.refresh()
     cpu_target.target_context.refresh()
+
+
+@cache
+def pread_address() -> int | None:
+    """The address of C's `pread`, if it is found."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).pread, ctypes.c_void_p).value
+    except (AttributeError, OSError, TypeError):  # not Unix
+        return None
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def call_pread(_: Any, function: Any, descriptor: Any, memory: Any, length: Any, offset: Any) -> Any:
+    """Call C's `pread`, which is at the address `function`: read `length` bytes of a file to the address `memory`.
+    Returns the number of bytes read."""
+
+    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        number, word = ir.IntType(32), ir.IntType(64)
+        called = builder.inttoptr(arguments[0], ir.FunctionType(word, [number, word, word, word]).as_pointer())
+        return builder.call(called, [builder.trunc(arguments[1], number), *arguments[2:]])
+
+    return types.intp(types.intp, types.intp, types.intp, types.intp, types.intp), code
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -62,6 +86,19 @@ def copy_words(_: Any, target: Any, source: Any, count: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_sixteen(_: Any, target: Any, source: Any) -> Any:
+    """Copy 16 bytes from the address `source` to the address `target`; all are read before any is written."""
+
+    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        unit = ir.VectorType(ir.IntType(8), 16).as_pointer()
+        to, start = (builder.inttoptr(address, unit) for address in arguments)
+        builder.store(builder.load(start, align=1), to, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), code
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -15,7 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 from numcodecs import blosc
 
-from ..compiled import compiled
+from ..compiled import call_pread, compiled, pread_address
 from .checksum import HAS_INSTRUCTION, after_zeros, crc_at
 from .shards import CHECKSUM_BYTES, COPIED, FLAGS_AT
 
@@ -24,37 +24,36 @@ LENGTH, CHECKSUM, ADDRESS, SIZE = range(4)
 wanted."""
 
 
-def read_parts(descriptor: int, offset: int, stored: np.ndarray, parts: np.ndarray) -> bool:
-    """Read `stored`, (bytes,) uint8, from a file, verify its `parts`, (parts, 4) int64, and decode those that are
-    wanted. A part that is stored uncompressed stays where it is: its address becomes 0. Returns False if anything is
-    wrong, or if this machine lacks what it takes."""
+def read_parts(sources: np.ndarray, stored: np.ndarray, parts: np.ndarray) -> bool:
+    """Read `stored`, (bytes,) uint8, from files, verify its `parts`, (parts, 4) int64, and decode those that are
+    wanted. `sources`, (files, 3) int64, are the descriptors, and the offsets and numbers of bytes that are read. A part
+    that is stored uncompressed stays where it is: its address becomes 0. Returns False if anything is wrong, or if this
+    machine lacks what it takes."""
     functions = _functions()
-    return functions is not None and _read_parts(*functions, descriptor, offset, stored, parts, after_zeros())
+    return functions is not None and _read_parts(*functions, sources, stored, parts, after_zeros())
 
 
 @cache
 def _functions() -> tuple[int, int] | None:
     """The addresses of `pread` and of blosc's function that decompresses in the calling thread, if they are found."""
     try:
-        found = ctypes.CDLL(None).pread, ctypes.CDLL(blosc.__file__).blosc_decompress_ctx
-    except (AttributeError, OSError, TypeError):  # not exported, or not Unix
+        found = ctypes.CDLL(blosc.__file__).blosc_decompress_ctx
+    except (AttributeError, OSError):  # not exported
         return None
-    read, decompress = (ctypes.cast(one, ctypes.c_void_p).value for one in found)
+    read, decompress = pread_address(), ctypes.cast(found, ctypes.c_void_p).value
     return (read, decompress) if read and decompress and HAS_INSTRUCTION else None
 
 
 @compiled
 def _read_parts(
-    pread: int,
-    decompress: int,
-    descriptor: int,
-    offset: int,
-    stored: np.ndarray,
-    parts: np.ndarray,
-    after_zeros: np.ndarray,
+    pread: int, decompress: int, sources: np.ndarray, stored: np.ndarray, parts: np.ndarray, after_zeros: np.ndarray
 ) -> bool:
-    if _call_pread(pread, descriptor, stored.ctypes.data, len(stored), offset) != len(stored):
-        return False
+    start = 0
+    for source in range(len(sources)):
+        descriptor, offset, length = sources[source]
+        if call_pread(pread, descriptor, stored.ctypes.data + start, length, offset) != length:
+            return False
+        start += length
     start = 0
     for part in range(len(parts)):
         length, address, size = parts[part, LENGTH], parts[part, ADDRESS], parts[part, SIZE]
@@ -71,18 +70,6 @@ def _read_parts(
                 return False
         start += length
     return True
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _call_pread(_: Any, function: Any, descriptor: Any, memory: Any, length: Any, offset: Any) -> Any:
-    """Call C's `pread`."""
-
-    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-        number, word = ir.IntType(32), ir.IntType(64)
-        called = builder.inttoptr(arguments[0], ir.FunctionType(word, [number, word, word, word]).as_pointer())
-        return builder.call(called, [builder.trunc(arguments[1], number), *arguments[2:]])
-
-    return types.intp(types.intp, types.intp, types.intp, types.intp, types.intp), code
 
 
 @intrinsic  # type: ignore[untyped-decorator]

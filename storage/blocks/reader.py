@@ -58,6 +58,7 @@ class BlockReader:
             self._foreign, outside = _window_reader(dataset, windows), WINDOWED & {*arrays}
         self._outside = sorted(outside)
         self._groups = groups_of([name for name in wanted if name not in outside], dataset.manifest.behind)
+        self._at_once = self._groups_at_once()
         opened = REMOTE_SHARDS if dataset.place.waits_for_network else OPEN_SHARDS
         # Bound to the dataset alone: bound to this reader, shards would stay open until cycles are collected.
         self._shard = lru_cache(opened)(partial(_open_shard, dataset))
@@ -168,7 +169,11 @@ class BlockReader:
             with self._counting:
                 self.bytes_read += read
             found[name] = memory[name]
-        for group in self._groups.values():
+        if self._at_once and not self._ahead:
+            found |= self._decode_at_once(block, memory)
+        for first, group in self._groups.items():
+            if first in found:
+                continue
             try:
                 found |= self._decode(group, block, memory)
             except _BlockError:
@@ -180,9 +185,6 @@ class BlockReader:
 
     def _decode(self, group: Sequence[str], block: int, memory: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Read the blocks of a group, and decode those that are wanted."""
-        plain = self._narrow.keys().isdisjoint(group) and not (self._form and "x" in group)
-        if plain and not (self.cache or self._ahead) and (decoded := self._decode_at_once(group, block, memory)):
-            return decoded
         found = dict[str, np.ndarray]()
         for name, stored, checksum in self._parts(group, block):
             with self._damage_of(group, block):
@@ -251,30 +253,42 @@ class BlockReader:
             "the packages of the machine that converted it, or convert the images again without --encoded"
         )
 
-    def _decode_at_once(
-        self, group: Sequence[str], block: int, memory: Mapping[str, np.ndarray]
-    ) -> dict[str, np.ndarray] | None:
-        """Like `_decode`, in one call of compiled code for a file whose blocks are intact. Otherwise returns None; also
-        for short blocks, for which compiled code is not worth loading."""
-        try:
-            descriptor = self._shard(group[0], self.dataset.layout.shard_of(block)).descriptor
-        except FileNotFoundError:
-            return None
-        total = self._length(group[0], block)
-        if descriptor is None or total < LONG:
-            return None
-        parts = np.zeros((len(group), 4), np.int64)
-        for part, name in zip(parts, group, strict=True):
-            part[:2] = self._index.tables[name][block]
-            if name in self._wanted:
-                part[2:] = memory[name].ctypes.data, memory[name].nbytes
-        stored = self._scratch.memory(group[0], total)
-        if not read_parts(descriptor, self._offset(group[0], block), stored, parts):
-            return None
+    def _groups_at_once(self) -> dict[str, tuple[str, ...]]:
+        """The groups that can be read in one call of compiled code: none if blocks are too short to load it, or are
+        cached on this disk."""
+        if self.cache or sum(spec.row_bytes for spec in self.specs) * self.dataset.layout.block_rows < LONG:
+            return {}
+        return {
+            first: group
+            for first, group in self._groups.items()
+            if self._narrow.keys().isdisjoint(group) and not (self._form and "x" in group)
+        }
+
+    def _decode_at_once(self, block: int, memory: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Read and decode the blocks of some groups in one call of compiled code. Returns none unless all are intact,
+        in files of this machine."""
+        shard, sources, parts = self.dataset.layout.shard_of(block), list[tuple[int, int, int]](), list[list[int]]()
+        for first, group in self._at_once.items():
+            try:
+                descriptor = self._shard(first, shard).descriptor
+            except FileNotFoundError:
+                return {}
+            if descriptor is None:
+                return {}
+            begin = len(parts)
+            for name in group:
+                to = memory[name] if name in self._wanted else None
+                place = (0, 0) if to is None else (to.__array_interface__["data"][0], to.nbytes)
+                parts.append([*self._index.tables[name][block].tolist(), *place])
+            sources.append((descriptor, self._offset(first, block), sum(part[0] for part in parts[begin:])))
+        stored, decoded = self._scratch.memory("", sum(length for _, _, length in sources)), np.array(parts)
+        if not read_parts(np.array(sources), stored, decoded):
+            return {}
         with self._counting:
             self.bytes_read += len(stored)
         found, start = dict[str, np.ndarray](), BLOSC_HEADER
-        for name, (length, _, address, size) in zip(group, parts.tolist(), strict=True):
+        names = (name for group in self._at_once.values() for name in group)
+        for name, (length, _, address, size) in zip(names, decoded.tolist(), strict=True):
             if size:
                 out = memory[name]
                 found[name] = out if address else np.frombuffer(stored, out.dtype, out.size, start).reshape(out.shape)
@@ -368,8 +382,8 @@ def _damaged(dataset: StoredArrays, array: str, shard: int, reason: str, block: 
 
 
 class _Scratch(threading.local):
-    """Reusable memory of each thread for a stored block of each array: allocating new pages would cost more than
-    reading."""
+    """Reusable memory of each thread for a stored block of each array, or of all: allocating new pages would cost more
+    than reading."""
 
     def __init__(self) -> None:
         self._memory: dict[str, np.ndarray] = {}

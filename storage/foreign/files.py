@@ -37,13 +37,23 @@ class ForeignFiles:
         """
         opened = self._opened(file)
         found = opened.reader.read(offset, memory)
+        self.check_opened(file)
+        if len(found) != len(memory):
+            raise changed(opened.path)
+        return found
+
+    def descriptor(self, file: int) -> int | None:
+        """The descriptor of a local file, for code that reads it by itself, after which `check_opened` must be called.
+        Raises DamagedError as `read` does."""
+        return self._opened(file).reader.descriptor
+
+    def check_opened(self, file: int) -> None:
+        """Raise DamagedError if an open local file has changed since it was adopted."""
+        opened = self._opened(file)
         if (descriptor := opened.reader.descriptor) is not None:
             status = os.fstat(descriptor)
             if (status.st_size, status.st_mtime_ns) != (opened.size, opened.mtime_ns):
                 raise changed(opened.path)
-        if len(found) != len(memory):
-            raise changed(opened.path)
-        return found
 
     def check(self, file: int) -> str:
         """The path of a file that is as it was. Raises DamagedError for others."""

@@ -74,14 +74,22 @@ class GroupReader:
         """Decode all rows of a group of Parquet lists into `out` without Arrow. Returns False where only Arrow can."""
         if self.array.format != "parquet" or len(self.array.columns) > 1 or not out.flags.c_contiguous:
             return False
-        from .parquet import footer_of, place_lists
+        from .pages import place_lists, reads_files  # loads numba, which few processes need
+        from .parquet import lists_of
 
-        (file, place, _), column = self.array.groups[number].tolist(), self.array.columns[0]
-        chunk = footer_of(*self.files.known(file)).lists(place, column, out.ndim - 1, out.dtype.name)
+        file, place, _ = self.array.groups[number].tolist()
+        chunk = lists_of(*self.files.known(file), place, self.array.columns[0], out.ndim - 1, self.array.dtype)
         if chunk is None:
             return False
         self._local.bytes_read += chunk.length
-        return place_lists(chunk, self.files.read(file, chunk.offset, self._local.memory(chunk.length)), out)
+        memory = self._local.memory(chunk.length + chunk.decoded_bytes)
+        stored: bytes | np.ndarray = memory[: chunk.length]
+        descriptor = self.files.descriptor(file) if reads_files(chunk.codec) else None
+        if descriptor is None:
+            stored = self.files.read(file, chunk.offset, memory[: chunk.length])
+        placed = place_lists(chunk, stored, memory[chunk.length :], out, descriptor)
+        self.files.check_opened(file)
+        return placed
 
 
 def read_group(path: str, form: str, place: int, columns: tuple[str, ...], rows: int, whole: Any = None) -> Any:

@@ -23,7 +23,7 @@ from foldstream.storage.blocks.reader import BlockReader
 from foldstream.storage.dataset import Dataset, open_dataset
 from foldstream.storage.errors import ConflictError, DamagedError, SourceError, UsageError
 from foldstream.storage.foreign import groups
-from foldstream.storage.foreign.parquet import footer_of
+from foldstream.storage.foreign.parquet import footer_of, lists_of
 from foldstream.storage.tasks import SerialExecutor
 from pyarrow import parquet
 
@@ -505,6 +505,7 @@ def test_a_footer_that_was_damaged_without_a_trace_is_named(tmp_path: Path) -> N
         opened.write(bytes(100))
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     footer_of.cache_clear()
+    lists_of.cache_clear()
     with pytest.raises(DamagedError, match=r"t.parquet: its rows cannot be read .*; fix or restore the file"):
         rows_of(dataset)
 

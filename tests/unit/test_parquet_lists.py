@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from foldstream.storage.foreign.pages import DICTIONARY, Column, place_pages
-from foldstream.storage.foreign.parquet import ColumnChunk, Footer, place_lists
+from foldstream.storage.foreign.headers import DATA_PAGE_V2, DICTIONARY_PAGE
+from foldstream.storage.foreign.pages import DICTIONARY, PLAIN, Column, place_lists, place_pages
+from foldstream.storage.foreign.parquet import ColumnChunk, Footer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -43,7 +44,11 @@ def chunk_of(file: Path, values: np.ndarray, group: int = 0) -> tuple[ColumnChun
 def decoded(file: Path, values: np.ndarray) -> np.ndarray | None:
     """The first row group of the column 'x', None if it is left to Arrow."""
     found, out = chunk_of(file, values), np.full_like(values, 77)
-    return out if found and place_lists(*found, out) else None
+    return out if found and place(*found, out) else None
+
+
+def place(chunk: ColumnChunk, stored: bytes, out: np.ndarray) -> bool:
+    return place_lists(chunk, stored, np.empty(chunk.decoded_bytes, np.uint8), out)
 
 
 def written(folder: Path, column: Any, **options: Any) -> Path:
@@ -122,7 +127,7 @@ def test_each_row_group_is_decoded_by_itself(tmp_path: Path) -> None:
     for group, rows in enumerate(np.split(values, 3)):
         found, out = chunk_of(file, rows, group), np.empty_like(rows)
         assert found
-        assert place_lists(*found, out)
+        assert place(*found, out)
         np.testing.assert_array_equal(out, rows)
 
 
@@ -164,10 +169,16 @@ GROUP, ONE_LIST = 1 << 1 | 1, 0b11111110  # eight packed values, and the levels 
 
 def place_eight(indices: bytes, out: np.ndarray) -> int:
     """Decode a page of one list, whose indices of eight bits are given as stored, into `out`."""
-    data = np.frombuffer(bytes([GROUP, ONE_LIST, 8, *indices, *[99] * 30]), np.uint8)
-    pages = np.array([(0, 2, 2, 2, 2, len(data), 8, DICTIONARY)])
-    column = Column(repetition=1, definition=0, value_bytes=4, entries=256)
-    return place_pages(data, pages, column, np.array([8], np.uint64), np.arange(256).astype(np.uint8), out, 0)
+    dictionary, page = np.arange(256, dtype="<i4").tobytes(), bytes([GROUP, ONE_LIST, 8, *indices, *[99] * 30])
+    data, cut = np.frombuffer(bytearray(dictionary + page), np.uint8), len(dictionary)
+    pages = np.array(
+        [
+            (DICTIONARY_PAGE, 0, cut, cut, 256, PLAIN, 0, 0, 0),
+            (DATA_PAGE_V2, cut, len(data), len(page), 8, DICTIONARY, 2, 0, 0),
+        ]
+    )
+    column = Column(repetition=1, definition=0, value_bytes=4, snappy=False)
+    return place_pages(data, pages, column, np.array([8], np.uint64), data[:0], out, 0)
 
 
 def test_nothing_is_written_beside_the_values() -> None:
@@ -186,13 +197,14 @@ def test_runs_of_no_values_are_left_to_arrow(nothing: list[int]) -> None:
 @given(data=st.data())
 @pytest.mark.parametrize("distinct", [100, 200, 300])
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("codec", ["none", "snappy"])
 def test_damaged_bytes_never_give_values_that_arrow_does_not_read(
-    distinct: int, version: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    distinct: int, version: str, codec: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     """Nor is anything written beside the array, whatever the bytes."""
     values = random_rows("uint16", distinct, (5,)) + np.uint16(1)
     folder = tmp_path_factory.mktemp("damaged")
-    file = written(folder, of_shape(values), compression="none", data_page_version=version, **SMALL_PAGES)
+    file = written(folder, of_shape(values), compression=codec, data_page_version=version, **SMALL_PAGES)
     found = chunk_of(file, values)
     assert found
     chunk, stored = found[0], bytearray(found[1])
@@ -200,7 +212,7 @@ def test_damaged_bytes_never_give_values_that_arrow_does_not_read(
     for _ in range(damages):
         stored[data.draw(st.integers(0, len(stored) - 1))] = data.draw(st.sampled_from([0, 1, 2, 127, 128, 254, 255]))
     around = np.full((len(values) + 200, 5), 7_777, np.uint16)
-    plain = place_lists(chunk, bytes(stored), around[100:-100])
+    plain = place(chunk, bytes(stored), around[100:-100])
     assert (around[:100] == 7_777).all()
     assert (around[-100:] == 7_777).all()
     if plain:
